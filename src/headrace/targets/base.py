@@ -1,0 +1,105 @@
+"""What a target is: a place that makes a plan so. Observed replicas in, changes out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from headrace.engines.base import Placement, Reading
+from headrace.traffic import Endpoint
+
+
+class State(StrEnum):
+    """Where a replica is in its life."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.STARTING: frozenset({State.LOADING, State.READY, State.STOPPED, State.FAILED}),
+    State.LOADING: frozenset({State.READY, State.DRAINING, State.STOPPED, State.FAILED}),
+    State.READY: frozenset({State.DRAINING, State.STOPPED, State.FAILED}),
+    State.DRAINING: frozenset({State.STOPPED, State.FAILED}),
+    State.STOPPED: frozenset({State.STARTING}),
+    State.FAILED: frozenset({State.STARTING, State.STOPPED}),
+}
+"""Legal transitions: anything else is a bug of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """An observed engine process (or a server that is not ours, when `pid` stays None).
+
+    `endpoint` is there from the moment the replica may be sent requests until it is gone; `restarts` counts starts after the
+    first; `retry_at` is when (monotonic seconds) a failed replica may be started again, None when it will not be by itself;
+    `reason` is one sentence for the state: why it failed with exit code and last log line, or what it waits for.
+    """
+
+    name: str
+    model: str
+    placement: Placement | str
+    """What it runs; the address, for a server that is not ours."""
+    state: State
+    reason: str = ""
+    endpoint: Endpoint | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    restarts: int = 0
+    retry_at: float | None = None
+    memory_bytes: int | None = None
+    reading: Reading | None = None
+    since: float = 0.0
+    """Monotonic seconds at which the state was entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a replica (again): a process for a Placement, watching only for an address."""
+
+    replica: str
+    model: str
+    runs: Placement | str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Send nothing new to a replica; what runs may finish."""
+
+    replica: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop a replica and forget it."""
+
+    replica: str
+    reason: str
+
+
+Change = Start | Drain | Stop
+
+
+class Target(Protocol):
+    """A place that runs replicas. Only the control loop calls `apply`, which is idempotent."""
+
+    async def observe(self) -> tuple[Replica, ...]:
+        """Every replica, as it is now."""
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Carry the changes out; returns once they are under way, not once they are done."""
+
+    async def changed(self, timeout: float) -> None:
+        """Return when a replica changed its state, at the latest after `timeout` seconds."""
+
+    def logs(self, replica: str, lines: int) -> list[str]:
+        """The last `lines` lines that the replica wrote."""
+
+    async def close(self) -> None:
+        """Stop every replica that is ours and wait until they are gone."""
