@@ -4,37 +4,44 @@ Sizes: `16GB` is decimal (10**9), `16GiB` binary (2**30), as in the IEC standard
 Durations: `500ms`, `60s`, `10m`, `1h30m`, `7d`.
 """
 
+import math
 import re
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(i?)[bB]?")
+SIZE_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*(?:[kKmMgGtT]i?)?[bB]?"
+DURATION_PATTERN = r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+"
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kKmMgGtT])(i?))?[bB]?")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(DURATION_PATTERN)
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_RANGE = re.compile(r"(\d+)(?:\.\.(\d+))?")
+_RANGE = re.compile(r"([0-9]+)(?:\.\.([0-9]+))?")
+_LONGEST_NUMBER = 30
+"""Characters of a number; longer ones are typing accidents that would only overflow further on."""
 
 
 def parse_bytes(text: str) -> int:
     """Bytes in `text`, such as `16GB`, `512MiB`, `100`. Raises ValueError."""
     match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f'"{text}" is not a size; write 16GB, 512MiB or a number of bytes')
-    number, prefix, binary = match.groups()
-    return round(float(number) * (1024 if binary else 1000) ** _POWERS[prefix.lower()])
+    if not match or len(match[1]) > _LONGEST_NUMBER:
+        raise ValueError(f'"{_short(text)}" is not a size; write 16GB, 512MiB or a number of bytes')
+    number, prefix, binary = match[1], match[2] or "", match[3]
+    factor: int = (1024 if binary else 1000) ** _POWERS[prefix.lower()]
+    return round(float(number) * factor)
 
 
 def parse_duration(text: str) -> float:
     """Seconds in `text`, such as `500ms`, `60s`, `1h30m`. Raises ValueError."""
-    parts = _DURATION_PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
-        raise ValueError(f'"{text}" is not a duration; write 500ms, 60s, 10m or 1h30m')
-    return float(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+    if not _DURATION.fullmatch(text.strip()) or len(text) > 2 * _LONGEST_NUMBER:
+        raise ValueError(f'"{_short(text)}" is not a duration; write 500ms, 60s, 10m or 1h30m')
+    return math.fsum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
 
 
 def parse_range(text: str) -> tuple[int, int]:
     """(least, most) in `text`: `2` is (2, 2), `0..8` is (0, 8). Raises ValueError."""
     match = _RANGE.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f'"{text}" is not a count; write 2, or a range such as 1..8')
+    if not match or len(text) > _LONGEST_NUMBER:
+        raise ValueError(f'"{_short(text)}" is not a count; write 2, or a range such as 1..8')
     least, most = int(match[1]), int(match[2] or match[1])
     if most < least:
         raise ValueError(f'"{text}" ends below its start; write {most}..{least}')
@@ -42,19 +49,19 @@ def parse_range(text: str) -> tuple[int, int]:
 
 
 def show_bytes(count: float) -> str:
-    """`count` bytes in binary units with at most two decimals: `93.81 MiB`."""
+    """`count` bytes in binary units, three digits of them: `93.8 MiB`, `360 MiB`, `4.88 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.4g} {unit}"
+        if abs(count) < 1023.5:
+            return f"{_three_digits(count)} {unit}"
         count /= 1024
-    return f"{count:.4g} TiB"
+    return f"{_three_digits(count)} TiB"
 
 
 def show_duration(seconds: float) -> str:
     """`seconds` in its two largest units: `1h30m`, `12s`, `350ms`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f}ms"
-    if seconds < 60:
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f}ms" if seconds else "0s"
+    if seconds < 59.95:
         return f"{seconds:.3g}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -64,3 +71,13 @@ def show_duration(seconds: float) -> str:
         return f"{hours}h{minutes}m" if minutes else f"{hours}h"
     days, hours = divmod(hours, 24)
     return f"{days}d{hours}h" if hours else f"{days}d"
+
+
+def _three_digits(number: float) -> str:
+    decimals = 2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0
+    text = f"{number:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if decimals else text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,71 @@
+"""Which keys may stand where: shorthand written out, keys of later versions and unknown ones refused by name."""
+
+from typing import Any
+
+from headrace.spec.document import Document, Path
+from headrace.spec.model import NOT_YET, NOT_YET_ENGINES, SECTIONS
+from headrace.spec.sentences import kind, nearest
+
+_LATER = "is not supported yet in this version."
+
+
+def known(document: Document) -> dict[str, Any]:
+    """The document's mapping with shorthand written out and without the keys that were reported here."""
+    value = _section(document, (), document.value)
+    models = value.get("models")
+    if isinstance(models, dict):
+        value["models"] = {name: _model(document, ("models", name), model) for name, model in models.items()}
+    for section in ("gateway", "weights"):
+        if isinstance(value.get(section), dict):
+            value[section] = _section(document, (section,), value[section])
+    gateway = value.get("gateway")
+    if isinstance(gateway, dict) and isinstance(gateway.get("queue"), dict):
+        gateway["queue"] = _section(document, ("gateway", "queue"), gateway["queue"])
+    return value
+
+
+def _model(document: Document, path: Path, value: Any) -> Any:
+    """One model in its full form; `chat: hf:org/name` is short for a mapping with a source."""
+    if isinstance(value, str):
+        return {"source": value}
+    if not isinstance(value, dict):
+        document.report(path, f"must be a source such as hf:org/name, or a mapping, not {kind(value)}.")
+        document.wrong.add(path)
+        return value
+    model = _section(document, path, value)
+    if "engine" in model:
+        model["engine"] = _engine(document, (*path, "engine"), model["engine"])
+    return model
+
+
+def _engine(document: Document, path: Path, value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in NOT_YET_ENGINES:
+        document.report(path, f"the engine {value} {_LATER}", "Write auto or llamacpp.")
+        return "auto"
+    if not isinstance(value, dict):
+        return value
+    options = _section(document, path, value)
+    if value and not options:
+        return "auto"  # all of its engines are reported: there is nothing left to validate
+    if options.get("llamacpp", 0) is None:
+        options["llamacpp"] = {}  # `llamacpp:` with every setting left out
+    elif isinstance(options.get("llamacpp"), dict):
+        options["llamacpp"] = _section(document, (*path, "llamacpp"), options["llamacpp"])
+    return options
+
+
+def _section(document: Document, path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """`value` with the keys that may stand in the section at `path`; the others are reported."""
+    section = ".".join(str(part) if index != 1 or path[0] != "models" else "*" for index, part in enumerate(path))
+    fields = list(SECTIONS[section].model_fields)
+    later = NOT_YET_ENGINES if section == "models.*.engine" else NOT_YET.get(section, ())
+    for key in value:
+        if key in later:
+            document.report((*path, key), _LATER, "Remove it.", at_key=True)
+        elif key not in fields:
+            document.report((*path, key), "is not a key here.", _instead(key, fields), at_key=True)
+    return {key: below for key, below in value.items() if key in fields}
+
+
+def _instead(key: str, fields: list[str]) -> str:
+    return f"{nearest(key, fields)} Keys here: {', '.join(fields)}.".strip()
