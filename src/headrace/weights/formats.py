@@ -1,0 +1,143 @@
+"""Which files are weights, which one of several to take, and which are refused."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from headrace.errors import WeightsError
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+"""Endings of formats that are, or may be, Python pickles. `.h5` is not one, and not weights we read either."""
+
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files that describe the safetensors weights in the same folder: configuration and tokenizer."""
+
+QUANTIZATIONS = (
+    *("Q4_K_M", "Q4_K_XL", "Q4_0", "Q4_K_S", "Q4_K", "Q5_K_M", "Q5_K_S", "Q8_0", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"),
+    *("F16", "BF16", "Q4_1", "Q5_0", "Q5_1", "F32", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K"),
+)
+"""Which quantization to take when a source has several and none is picked: best first, as quality for the size."""
+
+_QUANTIZATION = re.compile(r"(?<![A-Za-z0-9])(I?Q\d(?:_[A-Za-z0-9]+)*|MXFP4|BF16|FP?16|FP?32)(?![A-Za-z0-9])", re.I)
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The files to take: `weights` in order (the parts of one model), and `side` files that describe them."""
+
+    format: str
+    weights: tuple[str, ...]
+    side: tuple[str, ...] = ()
+
+
+def is_pickle(name: str) -> bool:
+    return name.lower().endswith(PICKLES)
+
+
+def why_not_pickle(names: Sequence[str]) -> str:
+    """The reason for refusing `names`, and what to do instead."""
+    return f"{names[0]} may be a pickle, and a pickle can run code when loaded. Use safetensors or GGUF weights instead."
+
+
+def stem(name: str) -> str:
+    """`name` without the ending of weights and without the number of a split: what the model is called."""
+    return re.sub(r"(-\d{5}-of-\d{5})?\.(gguf|safetensors|py)$", "", name)
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """All names of the split GGUF that `name` is a part of, in order; `name` alone when it is not split."""
+    match = _SPLIT.search(name)
+    if not match:
+        return (name,)
+    return tuple(f"{name[: match.start()]}-{n:05d}-of-{match[2]}.gguf" for n in range(1, int(match[2]) + 1))
+
+
+def quantization(name: str) -> str | None:
+    """The quantization that the name of a file states, in capitals, or None."""
+    found = _QUANTIZATION.findall(name.rpartition("/")[2])
+    return found[-1].upper().replace("FP16", "F16").replace("FP32", "F32") if found else None
+
+
+def choose(names: Iterable[str], formats: Sequence[str], pick: str | None, where: str) -> Choice:
+    """The files to take of `names`, in the first of `formats` that is there; `pick` narrows. Raises WeightsError."""
+    names = sorted(names)
+    ways = {"gguf": _gguf, "safetensors": _safetensors}
+    for format in formats:
+        if choice := ways[format](names, pick, where):
+            return choice
+    raise _nothing(names, formats, pick, where)
+
+
+def _gguf(names: Sequence[str], pick: str | None, where: str) -> Choice | None:
+    models = [name for name in names if name.lower().endswith(".gguf") and not _beside(name)]
+    # One candidate per model: the first part stands for a split one.
+    candidates = [name for name in models if parts(name)[0] == name]
+    if pick:
+        candidates = [name for name in candidates if _picked(name, pick)]
+    if not candidates:
+        return None
+    best = min(candidates, key=lambda name: (_rank(name), len(name), name))
+    if missing := [part for part in parts(best) if part not in models]:
+        raise WeightsError(f"{where} has not all parts of {best}: {missing[0]} is missing.", "Ask its owner to complete it.")
+    return Choice("gguf", parts(best))
+
+
+def _beside(name: str) -> bool:
+    """Not a language model by itself: a vision projector or an importance matrix, which lie beside the model."""
+    return name.rpartition("/")[2].lower().startswith(("mmproj", "imatrix"))
+
+
+def _picked(name: str, pick: str) -> bool:
+    base = name.rpartition("/")[2]
+    return pick in (name, base, parts(name)[0]) or (quantization(name) or "").lower() == pick.lower()
+
+
+def _rank(name: str) -> int:
+    quant = quantization(name)
+    return QUANTIZATIONS.index(quant) if quant in QUANTIZATIONS else len(QUANTIZATIONS)
+
+
+def _safetensors(names: Sequence[str], pick: str | None, where: str) -> Choice | None:
+    tensors = [name for name in names if name.endswith(".safetensors")]
+    if pick:
+        tensors = [name for name in tensors if pick in (name, name.rpartition("/")[2])]
+    if not tensors:
+        return None
+    folder = min((name.rpartition("/")[0] for name in tensors), key=lambda path: (path.count("/"), len(path), path))
+    here = [name for name in tensors if name.rpartition("/")[0] == folder]
+    # Some repositories carry the same weights twice: the vendor's file `consolidated.…` and the standard ones.
+    standard = [name for name in here if name.rpartition("/")[2].startswith("model")]
+    side = [name for name in names if name.rpartition("/")[0] == folder and name.rpartition("/")[2] in SIDE_FILES]
+    return Choice("safetensors", tuple(standard or here), tuple(side))
+
+
+def _nothing(names: Sequence[str], formats: Sequence[str], pick: str | None, where: str) -> WeightsError:
+    """Why there is nothing to take: said by what is there."""
+    wanted = " or ".join({"gguf": "GGUF"}.get(format, format) for format in formats)
+    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    if pick and ggufs:
+        have = ", ".join(ggufs[:8])
+        return WeightsError(f'{where} has no {wanted} file "{pick}". It has {have}.', "Pick one of these.")
+    if any(name.endswith(".safetensors") for name in names):
+        return WeightsError(
+            f"{where} has safetensors weights, and {wanted} is needed.",
+            "Look for a repository of the same name that ends in -GGUF, often of the same owner.",
+        )
+    if pickles := [name for name in names if is_pickle(name)]:
+        return WeightsError(f"{where} is refused: {why_not_pickle(pickles)}")
+    have = ", ".join(names[:8]) or "nothing"
+    return WeightsError(f"{where} carries no {wanted} weights. It has {have}.", "Name a source that carries weights.")

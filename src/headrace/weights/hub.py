@@ -1,0 +1,147 @@
+"""Weights of the Hugging Face hub: what a repository has at a revision, and its files.
+
+huggingface_hub answers what there is; the bytes come through our own `download`. Its `hf_hub_download` (2.4) throws a
+cut download away, does not check the sha256, and through hf-xet writes to ~/.cache/huggingface, outside of the cache.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headrace.errors import WeightsError
+from headrace.weights.bert import choose_or_convert
+from headrace.weights.download import Downloader, Item
+from headrace.weights.formats import Choice
+from headrace.weights.model import File, Report
+from headrace.weights.source import Source
+from headrace.weights.store import Entry
+
+HUB = "https://huggingface.co"
+Known = Callable[[Source], Entry | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The hub's address, and the token that opens gated models there. The token is not part of what is printed."""
+
+    address: str
+    token: str | None
+
+    def __repr__(self) -> str:
+        return f"Login({self.address!r}, {'a token' if self.token else 'no token'})"
+
+
+def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, login: Login, known: Known, report: Report) -> Entry:
+    """The weights of a repository, in the cache. `known` finds an entry of the resolved commit. Raises WeightsError."""
+    commit, items = _listing(source, login)
+    if entry := known(replace(source, revision=commit)):
+        return entry
+    repository = _Repository(source, downloader, downloader.store.folder("hf", source.location, commit), items)
+    where = f"The repository {source.location}"
+    choice = choose_or_convert(items, formats, source.pick, where, lambda name: repository.json(name, report))
+    files = repository.fetch_all(choice, report)
+    if choice.format == "gguf":
+        return Entry(str(source), "gguf", commit, repository.folder, files[0].name, files)
+    return Entry(str(source), "safetensors", commit, repository.folder, "", files)
+
+
+def _listing(source: Source, login: Login) -> tuple[str, dict[str, Item]]:
+    """(commit, files by name) of a repository at the revision asked for."""
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    # False, unlike None, keeps the library from reading a token that lies in the home folder.
+    api = HfApi(endpoint=login.address, token=login.token or False, library_name="headrace")
+    try:
+        info = api.model_info(source.location, revision=source.revision, files_metadata=True, timeout=30.0)
+    except OfflineModeIsEnabled as error:
+        raise WeightsError(f"{source} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it.", "Unset it.") from error
+    except Exception as error:
+        raise _refusal(source, login, error) from error
+    if not info.sha:
+        raise WeightsError(f"The hub at {login.address} does not say which commit {source} is.")
+    headers = {"Authorization": f"Bearer {login.token}"} if login.token else {}
+    items = {}
+    for file in info.siblings or ():
+        url = hf_hub_url(source.location, file.rfilename, revision=info.sha, endpoint=login.address)
+        # Large files have a sha256; small ones only git's own hash.
+        digest = file.lfs.sha256 if file.lfs else None
+        items[file.rfilename] = Item(file.rfilename, url, file.size, digest, None if digest else file.blob_id, headers)
+    return info.sha, items
+
+
+def _refusal(source: Source, login: Login, error: Exception) -> WeightsError:
+    """An error of huggingface_hub, as an error for the person at the terminal."""
+    from huggingface_hub import errors
+
+    owner = "Check the spelling; if it is private, set HF_TOKEN to a token of someone who may read it."
+    accept = f"Accept its terms at {login.address}/{source.location} and set HF_TOKEN to a token of that account."
+    known: tuple[tuple[type[Exception], str, str], ...] = (
+        # The order matters: a gated repository is a kind of one that is not found.
+        (errors.GatedRepoError, f"The repository {source.location} is gated.", accept),
+        (errors.RepositoryNotFoundError, f"The repository {source.location} is not on the hub, or is private.", owner),
+        (
+            errors.RevisionNotFoundError,
+            f'The repository {source.location} has no revision "{source.revision}".',
+            "Check it.",
+        ),
+        (errors.HFValidationError, f'"{source.location}" is not the name of a repository.', "Write hf:org/name."),
+    )
+    for kind, what, fix in known:
+        if isinstance(error, kind):
+            return WeightsError(what, fix)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    cause = f"it answers {status}" if status else type(error).__name__
+    return WeightsError(
+        f"The hub at {login.address} cannot be asked about {source.location}: {cause}.",
+        "Check the network; what is in the cache already needs none.",
+    )
+
+
+class _Repository:
+    """The files of one repository at one commit, and those of them that are in the cache."""
+
+    def __init__(self, source: Source, downloader: Downloader, folder: str, items: Mapping[str, Item]) -> None:
+        self.folder = folder
+        self._source = source
+        self._downloader = downloader
+        self._items = items
+        self._here: dict[str, File] = {}
+
+    def json(self, name: str, report: Report) -> dict[str, Any]:
+        """A JSON file that lies beside the weights, in the cache from now on."""
+        file = self._fetch(name, name.rpartition("/")[2], report)
+        with open(self._downloader.store.path(self.folder, file.name), encoding="utf-8") as text:
+            try:
+                data = json.load(text)
+            except ValueError as error:
+                raise WeightsError(f"{name} of {self._source} cannot be read: {error}.") from error
+        return data if isinstance(data, dict) else {}
+
+    def fetch_all(self, choice: Choice, report: Report) -> tuple[File, ...]:
+        """The chosen files, with one progress over all of them."""
+        names = choice.weights + choice.side
+        total = sum(self._items[name].size or 0 for name in names)
+        here = sum(file.size for file in self._here.values())
+        self._downloader.store.room(total - here, str(self._source))
+        folder = choice.weights[0].rpartition("/")[0]
+        files: list[File] = []
+        for name in names:
+            local = name.removeprefix(f"{folder}/") if folder else name
+            files.append(self._fetch(name, local, _part_of(report, sum(file.size for file in files), total)))
+        return tuple(files)
+
+    def _fetch(self, name: str, local: str, report: Report) -> File:
+        if name not in self._here:
+            store = self._downloader.store
+            path, file = self._downloader.fetch(self._items[name], report)
+            store.publish(path, store.path(self.folder, local))
+            store.discard(path + ".json")
+            self._here[name] = File(local, file.size, file.sha256)
+        return self._here[name]
+
+
+def _part_of(report: Report, before: int, total: int) -> Report:
+    """Reports one file of several as a part of the whole."""
+    return lambda progress: report(replace(progress, done_bytes=before + progress.done_bytes, total_bytes=total))
