@@ -30,7 +30,8 @@ class ModelStatus:
     """Whether a model can answer: `loading` requests wait, `failed` ones get a 503 that gives `reason`."""
 
     model: str
-    task: Task
+    task: Task | None
+    """None for servers that are not ours and may do both."""
     phase: Phase
     reason: str = ""
     context: int | None = None

@@ -13,7 +13,8 @@ class Placement:
     """One replica of one model on a share of a machine.
 
     `weights` is the path of the file or folder to load, `context` tokens per request, `slots` requests at once,
-    `threads` CPU threads, `memory_bytes` what the plan expects it to take, `options` the engine's own settings, complete.
+    `threads` CPU threads, `memory_bytes` what the plan expects it to take, `options` the engine's own settings,
+    complete.
     """
 
     model: str
@@ -56,7 +57,8 @@ class Engine:
 
     `refuse(facts, task)` gives the reason why the engine cannot serve the model, or None. `overhead(facts, placement)`
     is the memory in bytes beyond weights and KV cache. `launch(placement, address)` starts a replica that listens on
-    `address` (`unix:/path.sock` or `http://127.0.0.1:port`). `read(page, model)` reads its metrics page (Prometheus text).
+    `address` (`unix:/path.sock` or `http://127.0.0.1:port`). `read(page, model)` reads its metrics page (Prometheus
+    text).
     """
 
     name: str

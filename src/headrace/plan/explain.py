@@ -1,0 +1,41 @@
+"""Plan → text for the terminal: what is served, and why so."""
+
+from collections.abc import Sequence
+
+from headrace.engines.base import Placement
+from headrace.plan.base import Decision, Plan, PlannedModel
+from headrace.units import show_bytes
+
+
+def explain(plan: Plan) -> str:
+    """Every model in one line, its decisions in columns below it, and the memory of all of them last."""
+    decisions = [decision for model in plan.models for decision in model.decisions]
+    widths = (max((len(d.subject) for d in decisions), default=0), max((len(d.value) for d in decisions), default=0))
+    blocks = ["\n".join([_headline(model), *_rows(model.decisions, widths)]) for model in plan.models]
+    return "\n\n".join([*blocks, *_sum(plan)]) + "\n"
+
+
+def _headline(model: PlannedModel) -> str:
+    places = [replica for replica in model.replicas if isinstance(replica, Placement)]
+    context = f" of {model.context} tokens" if model.context else ""
+    slots = f"{_count(model.slots, 'slot')}{context}"
+    if not places:
+        return f"{model.name}: {model.task} at {', '.join(map(str, model.replicas))}, {slots} each"
+    what = f" {model.facts.architecture} {model.facts.quantization}" if model.facts else ""
+    return f"{model.name}: {model.task} with {places[0].engine}{what}, {_count(len(places), 'replica')} of {slots}"
+
+
+def _rows(decisions: Sequence[Decision], widths: tuple[int, int]) -> list[str]:
+    return [f"  {d.subject:<{widths[0]}}  {d.value:<{widths[1]}}  {d.reason}" for d in decisions]
+
+
+def _sum(plan: Plan) -> list[str]:
+    placements = [replica for model in plan.models for replica in model.replicas if isinstance(replica, Placement)]
+    if not placements:
+        return []
+    taken = show_bytes(sum(placement.memory_bytes for placement in placements))
+    return [f"{_count(len(placements), 'replica')} here, {taken} of memory"]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
