@@ -1,0 +1,71 @@
+"""The control loop: observe, decide, apply, and tell the gateway; the one writer, level-triggered."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from headrace.control.status import endpoints, statuses
+from headrace.plan.plan import Plan
+from headrace.targets.base import Change, Replica, Target
+from headrace.targets.changes import changes
+from headrace.traffic import Endpoint, Load, ModelStatus
+
+LOOK_SECONDS = 1.0
+"""How long the loop waits when nothing happens; a replica's change of state shortens it."""
+
+log = logging.getLogger("headrace")
+
+
+class Front(Protocol):
+    """The gateway, as control sees it."""
+
+    def update(self, statuses: Sequence[ModelStatus], endpoints: Sequence[Endpoint]) -> None:
+        """What may be used now."""
+
+    def loads(self) -> Mapping[str, Load]:
+        """What was counted."""
+
+
+class Loop:
+    """Keeps `plan` true on `target`. `plan` may be replaced at any time; the next round makes the new one true."""
+
+    def __init__(self, plan: Plan, target: Target, front: Front) -> None:
+        self.plan = plan
+        self.replicas: tuple[Replica, ...] = ()
+        """What was observed last."""
+        self.statuses: list[ModelStatus] = []
+        """What was told to the gateway last."""
+        self._target = target
+        self._front = front
+
+    async def run(self) -> None:
+        """Look, change, look again, until cancelled."""
+        while True:
+            await self.round()
+            await self._target.changed(LOOK_SECONDS)
+
+    async def round(self) -> None:
+        """Observe everything, apply the difference to the plan, tell the gateway."""
+        now = asyncio.get_running_loop().time()
+        self.replicas = await self._target.observe()
+        self._tell()
+        todo = changes(self.plan, self.replicas, self._front.loads(), now)
+        for change in todo:
+            log.info("%s", _sentence(change))
+        if todo:
+            await self._target.apply(todo)
+            self.replicas = await self._target.observe()
+            self._tell()
+
+    def logs(self, replica: str, lines: int) -> list[str]:
+        """The last lines that a replica wrote."""
+        return self._target.logs(replica, lines)
+
+    def _tell(self) -> None:
+        self.statuses = statuses(self.plan, self.replicas)
+        self._front.update(self.statuses, endpoints(self.replicas))
+
+
+def _sentence(change: Change) -> str:
+    return f"{type(change).__name__.lower()} {change.replica}: {change.reason}"

@@ -1,0 +1,36 @@
+"""What stands in a model's way: plan and observed replicas → ModelStatus and Endpoints, the words that the gateway understands."""
+
+from collections.abc import Iterable, Sequence
+
+from headrace.plan.plan import Plan, PlannedModel
+from headrace.targets.base import Replica, State
+from headrace.traffic import Endpoint, ModelStatus
+
+_USABLE = (State.READY, State.DRAINING)
+
+
+def endpoints(replicas: Iterable[Replica]) -> list[Endpoint]:
+    """The replicas that the gateway may use; one that drains keeps what it has and gets nothing new."""
+    return [replica.endpoint for replica in replicas if replica.endpoint is not None and replica.state in _USABLE]
+
+
+def statuses(plan: Plan, replicas: Sequence[Replica]) -> list[ModelStatus]:
+    """Every planned model, with its phase and the reason for it."""
+    return [status(model, [replica for replica in replicas if replica.model == model.name]) for model in plan.models]
+
+
+def status(model: PlannedModel, replicas: Sequence[Replica]) -> ModelStatus:
+    """One model: ready when a replica is, failed when none will come back by itself, else loading."""
+    ready = sum(replica.state is State.READY for replica in replicas)
+    given_up = [replica for replica in replicas if replica.state is State.FAILED and replica.retry_at is None]
+    if ready:
+        down = [replica for replica in replicas if replica.state is State.FAILED]
+        reason = f"{ready} of {len(model.replicas)} replicas ready"
+        reason += f"; {down[0].name}: {down[0].reason}" if down else ""
+        return ModelStatus(model.name, model.task, "ready", reason, model.context)
+    if replicas and len(given_up) == len(replicas):
+        return ModelStatus(model.name, model.task, "failed", given_up[0].reason, model.context)
+    failed = [replica for replica in replicas if replica.state is State.FAILED]
+    waiting = failed or [replica for replica in replicas if replica.state is not State.STOPPED]
+    reason = f"{waiting[0].name} is {waiting[0].state.value}: {waiting[0].reason}" if waiting else "no replica was started yet"
+    return ModelStatus(model.name, model.task, "loading", reason, model.context)

@@ -1,0 +1,166 @@
+"""Everything that is not the data path: models, health, readiness, metrics, status and logs, as an ASGI application."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from headrace.gateway import metrics, openai
+from headrace.gateway.gateway import Gateway
+from headrace.gateway.openai import Refusal
+from headrace.plan.plan import Plan
+from headrace.targets.base import Replica
+
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+LOG_LINES = 200
+"""Lines of a log that are shown when the request does not say how many; at most 10,000."""
+
+
+class View(Protocol):
+    """What control lets others see."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """What should run; None while weights are still being fetched."""
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """What was observed last."""
+
+    def logs(self, replica: str, lines: int) -> list[str]:
+        """The last lines that a replica wrote."""
+
+
+class Admin:
+    """The application; `gateway` is set once there is one."""
+
+    def __init__(self, view: View, aliases: Mapping[str, str]) -> None:
+        self._view = view
+        self._aliases = aliases
+        self.gateway: Gateway = None  # type: ignore[assignment]  # each needs the other: set right after the gateway is made
+        self.app = Starlette(
+            routes=[
+                Route("/", self._root),
+                Route("/v1/models", self._models),
+                Route("/v1/models/{name:path}", self._model),
+                Route("/health", self._health),
+                Route("/ready", self._ready),
+                Route("/metrics", self._metrics),
+                Route("/admin/status", self._status),
+                Route("/admin/logs/{name:path}", self._logs),
+            ],
+            exception_handlers={HTTPException: _http_error, Refusal: _refused},  # type: ignore[dict-item]
+        )
+
+    async def _root(self, request: Request) -> Response:
+        return _json({"headrace": True, "models": "/v1/models", "status": "/admin/status", "metrics": "/metrics"})
+
+    async def _models(self, request: Request) -> Response:
+        return Response(openai.model_list(self._contexts(), self.gateway.created), media_type="application/json")
+
+    async def _model(self, request: Request) -> Response:
+        name, contexts = request.path_params["name"], self._contexts()
+        if name not in contexts:
+            raise self.gateway.unknown(name)
+        return _json(openai.model_card(name, contexts[name], self.gateway.created))
+
+    def _contexts(self) -> dict[str, int]:
+        """Every name that clients may use, with its model's context."""
+        models = self.gateway.models
+        names = {name: name for name in models} | dict(self._aliases)
+        return {name: models[model].status.context or 0 for name, model in names.items()}
+
+    async def _health(self, request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        phases = {name: model.status.phase for name, model in self.gateway.models.items()}
+        ready = not self.gateway.draining and all(phase == "ready" for phase in phases.values())
+        return _json({"ready": ready, "draining": self.gateway.draining, "models": phases}, 200 if ready else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        gateway = self.gateway
+        snapshot = metrics.Snapshot(gateway.models, self._view.replicas, len(gateway.clients))
+        return Response(metrics.page(snapshot), media_type=_PROMETHEUS)
+
+    async def _status(self, request: Request) -> Response:
+        now = self.gateway.now()
+        models = [self._model_status(name, now) for name in self.gateway.models]
+        return _json({"draining": self.gateway.draining, "models": models})
+
+    def _model_status(self, name: str, now: float) -> dict[str, Any]:
+        model = self.gateway.models[name]
+        status, load = model.status, model.load()
+        return {
+            "name": name,
+            "task": status.task,
+            "phase": status.phase,
+            "reason": status.reason,
+            "context": status.context,
+            "aliases": [alias for alias, target in self._aliases.items() if target == name],
+            "slots": model.queue.capacity,
+            "load": msgspec.to_builtins(load),
+            "replicas": [_replica_status(replica, load, now) for replica in self._view.replicas if replica.model == name],
+            "decisions": self._decisions(name),
+        }
+
+    def _decisions(self, name: str) -> list[str]:
+        plan = self._view.plan
+        return [str(decision) for model in plan.models if model.name == name for decision in model.decisions] if plan else []
+
+    async def _logs(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        lines = _count(request.query_params.get("lines", str(LOG_LINES)))
+        named = [replica for replica in self._view.replicas if name in (replica.name, self._aliases.get(replica.name))]
+        chosen = named or [r for r in self._view.replicas if r.model == self._aliases.get(name, name)]
+        if not chosen:
+            raise self.gateway.unknown(name)
+        logs = {replica.name: self._view.logs(replica.name, lines) for replica in chosen}
+        return _json({"logs": logs})
+
+
+def _replica_status(replica: Replica, load: Any, now: float) -> dict[str, Any]:
+    return {
+        "name": replica.name,
+        "state": replica.state.value,
+        "reason": replica.reason,
+        "address": replica.placement if isinstance(replica.placement, str) else None,
+        "in_flight": load.running.get(replica.name, 0),
+        "slots": replica.slots,
+        "pid": replica.pid,
+        "exit_code": replica.exit_code,
+        "restarts": replica.restarts,
+        "memory_bytes": replica.memory_bytes,
+        "seconds_in_state": round(max(0.0, now - replica.since), 3),
+        "engine": msgspec.to_builtins(replica.reading) if replica.reading else None,
+    }
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise Refusal(400, '"lines" must be a number of lines.', "invalid_type", param="lines")
+    return min(10_000, int(text))
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _refused(request: Request, refusal: Refusal) -> Response:
+    return Response(refusal.envelope(), refusal.status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    path = request.url.path
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "GET")
+        refusal = Refusal(405, f"{path} is served with {allow}, not {request.method}.", "method_not_allowed", allow=allow)
+    else:
+        refusal = Refusal(error.status_code, f"There is nothing at {path}. The API is under /v1.", "not_found")
+    headers = {"Allow": refusal.allow} if refusal.allow else None
+    return Response(refusal.envelope(), refusal.status, headers, "application/json")

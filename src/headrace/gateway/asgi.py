@@ -1,0 +1,131 @@
+"""Answer a request with an ASGI application (version 3), on the same connection as the data path and apart from it."""
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp, Message
+
+from headrace.gateway.http import Request, chunk, last_chunk, response_head
+from headrace.gateway.openai import Refusal
+
+if TYPE_CHECKING:
+    from headrace.gateway.wire import Client
+
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+class Call:
+    """One request answered by the application, in a task of its own."""
+
+    def __init__(
+        self, client: "Client", request: Request, request_id: bytes, app: ASGIApp, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._request_id = request_id
+        self._app = app
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+        self._start: Message | None = None
+        self._received = False
+        self._streams = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._client.begin(self)
+        self._task = self._loop.create_task(self._run())
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause(self) -> None:
+        """The client reads slowly."""
+        self._writable.clear()
+
+    def resume(self) -> None:
+        """The client caught up."""
+        self._writable.set()
+
+    async def _run(self) -> None:
+        try:
+            await self._app(self._scope(), self._receive, self._send)
+        except asyncio.CancelledError:
+            return
+        except Exception as error:
+            self._failed(error)
+        self._client.finished()
+
+    def _failed(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": f"{self._request.head.path} failed", "exception": error})
+        if self._streams:
+            self._client.close_after()
+        else:
+            refusal = Refusal(500, "Headrace failed to answer; its log says why.", "internal_error", "server_error")
+            self._client.refuse(refusal, self._request_id)
+
+    def _scope(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.0" if request.head.http10 else "1.1",
+            "method": request.head.method,
+            "scheme": "http",
+            "path": request.head.path,
+            "raw_path": request.head.path.encode("latin-1"),
+            "query_string": request.head.target.partition(b"?")[2],
+            "root_path": "",
+            "headers": request.head.headers,
+            "client": None,
+            "server": None,
+        }
+
+    async def _receive(self) -> Message:
+        if not self._received:
+            self._received = True
+            return {"type": "http.request", "body": self._request.body, "more_body": False}
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._loop.create_future()  # cancelled with the task, when the client leaves
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        await self._writable.wait()
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if self._streams:
+            self._write(body, more)
+        elif more:
+            self._streams = True
+            self._begin()
+            self._write(body, more)
+        else:
+            self._client.respond(self._status(), body, self._lines(), self._request_id)
+
+    def _begin(self) -> None:
+        if self._request.head.http10:
+            self._client.close_after()
+        line = b"HTTP/1.1 %d \r\n" % self._status()
+        framing = b"" if self._request.head.http10 else _CHUNKED
+        self._client.write(response_head(line, self._lines(), framing, self._request_id, self._client.closing))
+
+    def _write(self, body: bytes, more: bool) -> None:
+        if body:
+            self._client.write(body if self._request.head.http10 else chunk(body))
+        if not more and not self._request.head.http10:
+            self._client.write(last_chunk())
+
+    def _status(self) -> int:
+        assert self._start
+        return int(self._start["status"])
+
+    def _lines(self) -> bytes:
+        assert self._start
+        headers = self._start.get("headers", ())
+        return b"".join(b"%s: %s\r\n" % (name, value) for name, value in headers if name.lower() != b"content-length")

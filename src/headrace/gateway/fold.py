@@ -1,0 +1,149 @@
+"""Put a stream together again: server-sent events of a chat or a completion → the one JSON answer that the client asked for.
+
+Engines that notice a lost client only while they stream are always asked for a stream; see `Endpoint.folds`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from headrace.gateway.openai import Refusal, engine_error
+
+EVENT_LIMIT = 16 * 1024 * 1024
+"""Bytes of one event; a longer one is a broken answer."""
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class BrokenStream(Exception):
+    """The stream is not one that can be put together."""
+
+
+class Fold:
+    """Collects events; `answer` is the whole once `done`. `events` counts those with content, about one a token."""
+
+    __slots__ = ("_choices", "_head", "_rest", "_usage", "done", "error", "events")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._usage: Any = None
+        self.done = False
+        self.error: Refusal | None = None
+        self.events = 0
+
+    def feed(self, data: bytes) -> None:
+        """More of the stream, split anywhere. Raises BrokenStream."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > EVENT_LIMIT:
+            raise BrokenStream("an event does not end")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip())
+
+    def answer(self, *, choices: int = 1) -> bytes:
+        """The answer as one JSON object."""
+        whole = dict(self._head)
+        whole["choices"] = [_finished(choice) for _, choice in sorted(self._choices.items())]
+        whole["usage"] = self._corrected_usage(choices)
+        return msgspec.json.encode(whole)
+
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        """(prompt, completion) tokens as the engine counted them."""
+        usage = self._usage
+        return (usage["prompt_tokens"], usage["completion_tokens"]) if usage else None
+
+    def _corrected_usage(self, choices: int) -> Any:
+        """llama.cpp counts the tokens of one choice only when `n` > 1: what was streamed is the better count then."""
+        usage = self._usage
+        if choices == 1 or not usage:
+            return usage
+        completion = max(self.events, usage["completion_tokens"])
+        return usage | {"completion_tokens": completion, "total_tokens": usage["prompt_tokens"] + completion}
+
+    def _event(self, text: bytes) -> None:
+        if text == b"[DONE]":
+            self.done = True
+            return
+        try:
+            event = _decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise BrokenStream(f"an event is not JSON: {text[:60]!r}") from None
+        try:
+            self._take(event, text)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise BrokenStream(f"an event has an unknown shape: {text[:60]!r}") from None
+
+    def _take(self, event: dict[str, Any], text: bytes) -> None:
+        if "error" in event:
+            self.error = engine_error(500, text)
+            return
+        if usage := event.get("usage"):
+            self._usage = {key: usage[key] for key in usage if key.endswith(("_tokens", "_details"))}
+        self._keep_head(event)
+        for part in event.get("choices") or ():
+            self._merge(part)
+
+    def _keep_head(self, event: dict[str, Any]) -> None:
+        if self._head:
+            return
+        kept = {key: value for key, value in event.items() if key not in ("choices", "usage", "timings")}
+        kept["object"] = {"chat.completion.chunk": "chat.completion"}.get(kept.get("object", ""), kept.get("object"))
+        self._head = kept
+
+    def _merge(self, part: dict[str, Any]) -> None:
+        choice = self._choices.setdefault(part.get("index", 0), {"index": part.get("index", 0), "finish_reason": None})
+        if part.get("finish_reason"):
+            choice["finish_reason"] = part["finish_reason"]
+        if part.get("logprobs"):
+            _join_logprobs(choice, part["logprobs"])
+        if "delta" in part:
+            self.events += bool(any(part["delta"].get(key) for key in ("content", "reasoning_content", "tool_calls")))
+            _join(choice.setdefault("message", {}), part["delta"])
+        elif "text" in part:
+            self.events += bool(part["text"])
+            choice["text"] = choice.get("text", "") + part["text"]
+
+
+def _join(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Texts grow; tool calls grow by their index; anything else is set once."""
+    for key, value in delta.items():
+        if key == "tool_calls" and value:
+            _join_calls(message.setdefault("tool_calls", []), value)
+        elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
+            message[key] += value
+        elif value is not None or key not in message:
+            message[key] = value
+
+
+def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
+    for part in parts:
+        index = part.get("index", 0)
+        while len(calls) <= index:
+            calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
+        call, function = calls[index], part.get("function") or {}
+        call["id"] = part.get("id") or call["id"]
+        call["type"] = part.get("type") or call["type"]
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def _join_logprobs(choice: dict[str, Any], logprobs: dict[str, Any]) -> None:
+    kept = choice.setdefault("logprobs", {})
+    for key, value in logprobs.items():
+        if isinstance(value, list):
+            kept.setdefault(key, []).extend(value)
+        else:
+            kept[key] = value
+
+
+def _finished(choice: dict[str, Any]) -> dict[str, Any]:
+    choice.setdefault("logprobs", None)
+    if "message" in choice:
+        choice["message"].setdefault("content", None)
+        choice["message"].setdefault("role", "assistant")
+    elif "text" not in choice:
+        choice["text"] = ""
+    return choice

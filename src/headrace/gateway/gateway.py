@@ -1,0 +1,204 @@
+"""The gateway: one address for all models. It listens, sends each request where it belongs, ticks, drains."""
+
+import asyncio
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from time import monotonic, time
+
+from starlette.types import ASGIApp
+
+from headrace.errors import HeadraceError
+from headrace.gateway.asgi import Call
+from headrace.gateway.exchange import Exchange
+from headrace.gateway.http import Request, RequestHead, host_is_loopback, origin_allowed
+from headrace.gateway.openai import PATHS, Ask, Refusal, peek
+from headrace.gateway.reading import HeadMemo
+from headrace.gateway.served import ServedModel
+from headrace.gateway.wire import Client
+from headrace.traffic import Endpoint, Load, ModelStatus
+
+TICK_SECONDS = 0.25
+"""How often deadlines are looked at."""
+BUFFER_LIMIT = 512 * 1024 * 1024
+"""Bytes of request bodies held at once for one model; past it requests are refused until some have left."""
+_BACKLOG = 4096
+
+
+class ListenError(HeadraceError):
+    """The address cannot be listened on."""
+
+    exit_code = 69
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the spec allows: see its `gateway` section for meanings and units."""
+
+    queue: int
+    wait_seconds: float
+    body_bytes: int
+
+
+class Gateway:
+    """Everything between clients and replicas. `app` is the ASGI application that answers what is not the data path.
+
+    `trusted` says that whoever can reach the address may use it whatever page or name it comes through; without it, pages of
+    other origins than loopback are refused (see `http.origin_allowed`).
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        statuses: Iterable[ModelStatus],
+        aliases: Mapping[str, str],
+        app: ASGIApp,
+        *,
+        trusted: bool = False,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limits = limits
+        self._aliases = dict(aliases)
+        self._app = app
+        self._trusted = trusted
+        self._server: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._prefix = secrets.token_hex(4).encode()
+        self._serial = 0
+        self.created = int(time())
+        self.body_limit = limits.body_bytes
+        self.heads = HeadMemo()
+        self.clients: set[Client] = set()
+        self.draining = False
+        self.models = {status.model: ServedModel(status, limits.queue, limits.wait_seconds, self._loop) for status in statuses}
+        self.now = monotonic  # not the loop's: uvloop's clock stands still within a round
+        self.soon = self._loop.call_soon
+
+    # ---- its life
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Accept clients; returns the address really used, which differs for port 0. Raises ListenError."""
+        try:
+            self._server = await self._loop.create_server(lambda: Client(self), host, port, backlog=_BACKLOG)
+        except OSError as error:
+            raise ListenError(
+                f"Cannot listen on {host}:{port}: {error.strerror or error}.",
+                "Stop what listens there, or set gateway.listen to another port.",
+            ) from None
+        self._tick()
+        address = self._server.sockets[0].getsockname()
+        return address[0], address[1]
+
+    def update(self, statuses: Iterable[ModelStatus], endpoints: Sequence[Endpoint]) -> None:
+        """What control knows now of all models and of all replicas that may be used."""
+        for status in statuses:
+            own = [endpoint for endpoint in endpoints if endpoint.model == status.model]
+            self.models[status.model].update(status, own)
+
+    def loads(self) -> dict[str, Load]:
+        """What was counted, by model."""
+        return {name: model.load() for name, model in self.models.items()}
+
+    async def drain(self, seconds: float) -> int:
+        """Stop accepting connections and wait, at most `seconds`, until every request is answered. Returns how many were not."""
+        self.draining = True
+        await asyncio.sleep(0)  # connections that the kernel has accepted already are seen before the door closes
+        if self._server is not None:
+            self._server.close()
+        until = self.now() + seconds
+        while self.now() < until and any(not client.idle for client in self.clients):
+            await asyncio.sleep(0.02)
+        unfinished = sum(not client.idle for client in self.clients)
+        self.close()
+        return unfinished
+
+    def close(self) -> None:
+        """Close every connection now; requests that are not answered end with an error."""
+        if self._server is not None:
+            self._server.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        stopped = Refusal(503, "Headrace was stopped before the answer was complete.", "stopped", "server_error")
+        for model in self.models.values():
+            for exchange in list(model.exchanges):
+                exchange.refuse_or_break(stopped)
+            for pool in model.pools.values():
+                pool.abort()
+        for client in list(self.clients):
+            client.transport.close()
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+        now = self.now()
+        for model in self.models.values():
+            model.tick(now)
+        for client in list(self.clients):
+            client.tick(now)
+
+    # ---- requests
+
+    def judge(self, head: RequestHead) -> Refusal | None:
+        """What can be said of a request by its head: wrong method on the data path, or a page that may not be here."""
+        method, path, headers = head.method, head.path, head.headers
+        if path in PATHS:
+            if method != "POST":
+                return Refusal(405, f"{path} is served with POST, not {method}.", "method_not_allowed", allow="POST")
+            if not self._trusted and not origin_allowed(headers):
+                return Refusal(403, "Pages of other origins may not use this gateway.", "origin_refused", "permission_error")
+        elif not self._trusted and not (host_is_loopback(headers) and origin_allowed(headers)):
+            message = "Only loopback names such as localhost may be used to reach this part of the gateway."
+            return Refusal(403, message, "host_refused", "permission_error")
+        return None
+
+    def handle(self, client: Client, request: Request) -> None:
+        """Answer a request, now or later: `client.finished` is called exactly once."""
+        path = request.head.path
+        self._serial += 1
+        request_id = request.head.known.get(b"x-request-id")
+        if request_id is None or not _sane(request_id):
+            request_id = b"%s-%x" % (self._prefix, self._serial)
+        if path not in PATHS:
+            Call(client, request, request_id, self._app, self._loop).start()
+            return
+        try:
+            ask = peek(path, request.body)
+            model = self._model(ask, path)
+        except Refusal as refusal:
+            client.refuse(refusal, request_id)
+            client.finished()
+            return
+        Exchange(client, request, request_id, model, ask, self._loop).start()
+
+    def _model(self, ask: Ask, path: str) -> ServedModel:
+        """The model asked for, when it is one that can do this. Raises Refusal."""
+        model = self.models.get(self._aliases.get(ask.model, ask.model))
+        if model is None:
+            raise self.unknown(ask.model)
+        status, task = model.status, PATHS[path]
+        if status.task is not None and status.task != task:
+            able = [name for name, other in self.models.items() if other.status.task in (task, None)]
+            does = {
+                "generate": "generates text and has no embeddings",
+                "embed": "makes embeddings and cannot generate text",
+            }
+            message = f'Model "{model.name}" {does[status.task]}. '
+            message += f"Models that can: {', '.join(able)}." if able else "No model here can."
+            raise Refusal(400, message, "wrong_task", param="model")
+        if status.phase == "failed":
+            raise model.unavailable()
+        if model.held_bytes > BUFFER_LIMIT:
+            raise model.overloaded("full", model.queue.retry_after())
+        return model
+
+    def unknown(self, name: str) -> Refusal:
+        """The answer to a name that is none here."""
+        names = sorted((*self.models, *self._aliases))
+        near = get_close_matches(name, names, 1)
+        hint = f' Did you mean "{near[0]}"?' if near else ""
+        message = f'The model "{name[:200]}" does not exist here.{hint} Models: {", ".join(names[:50])}.'
+        return Refusal(404, message, "model_not_found", param="model")
+
+
+def _sane(request_id: bytes) -> bool:
+    return 0 < len(request_id) <= 128 and request_id.replace(b"-", b"").replace(b"_", b"").isalnum()

@@ -1,0 +1,129 @@
+"""The gateway's counters as Prometheus metrics: names, units and help in one table."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+
+from headrace.gateway.served import ServedModel
+from headrace.gateway.stats import Histogram
+from headrace.targets.base import Replica, State
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """One metric, for the table in the reference."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+
+NAMES = (
+    Name("headrace_requests_total", "counter", ("model", "status"), "Finished requests; status 499: the client left."),
+    Name("headrace_retries_total", "counter", ("model",), "Times a request was sent again because a replica failed it."),
+    Name("headrace_client_disconnects_total", "counter", ("model",), "Requests whose client left before the end."),
+    Name("headrace_prompt_tokens_total", "counter", ("model",), "Tokens in, as the engine counted them."),
+    Name("headrace_generated_tokens_total", "counter", ("model",), "Tokens out; estimated for streams without usage."),
+    Name("headrace_queue_depth", "gauge", ("model",), "Requests that wait for a slot."),
+    Name("headrace_slots", "gauge", ("model",), "Requests that can be in flight at once."),
+    Name("headrace_in_flight_requests", "gauge", ("model", "replica"), "Requests at a replica."),
+    Name("headrace_request_seconds", "histogram", ("model",), "From a request's last byte to its answer's last."),
+    Name("headrace_queue_wait_seconds", "histogram", ("model",), "Time in the queue."),
+    Name(
+        "headrace_time_to_first_token_seconds",
+        "histogram",
+        ("model",),
+        "From a request's last byte to the first token.",
+    ),
+    Name("headrace_time_per_output_token_seconds", "histogram", ("model",), "Mean time between tokens after the first."),
+    Name(
+        "headrace_gateway_overhead_seconds",
+        "histogram",
+        ("model",),
+        "From a request's last byte until it is with an engine, queueing excluded.",
+    ),
+    Name("headrace_replica_state", "gauge", ("model", "replica", "state"), "1 for the state that the replica is in."),
+    Name("headrace_replica_restarts_total", "counter", ("model", "replica"), "Starts after the first."),
+    Name("headrace_replica_memory_bytes", "gauge", ("model", "replica"), "Resident memory of the replica's processes."),
+    Name("headrace_client_connections", "gauge", (), "Open connections of clients."),
+)
+"""Every metric of /metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one scrape shows."""
+
+    models: Mapping[str, ServedModel]
+    replicas: Iterable[Replica]
+    connections: int
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, as prometheus_client wants them."""
+        rows = self._rows()
+        for name in NAMES:
+            yield _family(name, rows.get(name.name, []))
+
+    def _rows(self) -> dict[str, list[tuple[tuple[str, ...], float | Histogram]]]:
+        rows: dict[str, list[tuple[tuple[str, ...], float | Histogram]]] = {}
+        for name, model in self.models.items():
+            for metric, labels, value in _of_model(model):
+                rows.setdefault("headrace_" + metric, []).append(((name, *labels), value))
+        for replica in self.replicas:
+            for metric, labels, value in _of_replica(replica):
+                rows.setdefault("headrace_replica_" + metric, []).append(((replica.model, replica.name, *labels), value))
+        rows["headrace_client_connections"] = [((), self.connections)]
+        return rows
+
+
+def page(snapshot: Snapshot) -> bytes:
+    """The exposition text, format 0.0.4."""
+    return generate_latest(snapshot)
+
+
+def _of_model(model: ServedModel) -> Iterator[tuple[str, tuple[str, ...], float | Histogram]]:
+    stats, queue = model.stats, model.queue
+    for status, count in sorted(stats.requests.items()):
+        yield "requests_total", (str(status),), count
+    for replica, running in sorted(queue.running.items()):
+        yield "in_flight_requests", (replica,), running
+    yield "retries_total", (), stats.retries
+    yield "client_disconnects_total", (), stats.disconnects
+    yield "prompt_tokens_total", (), stats.tokens_in
+    yield "generated_tokens_total", (), stats.tokens_out
+    yield "queue_depth", (), len(queue)
+    yield "slots", (), queue.capacity
+    yield "request_seconds", (), stats.duration
+    yield "queue_wait_seconds", (), stats.wait
+    yield "time_to_first_token_seconds", (), stats.ttft
+    yield "time_per_output_token_seconds", (), stats.tpot
+    yield "gateway_overhead_seconds", (), stats.overhead
+
+
+def _of_replica(replica: Replica) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    for state in State:
+        yield "state", (state.value,), replica.state is state
+    yield "restarts_total", (), replica.restarts
+    if replica.memory_bytes is not None:
+        yield "memory_bytes", (), replica.memory_bytes
+
+
+def _family(name: Name, rows: list[tuple[tuple[str, ...], float | Histogram]]) -> Metric:
+    if name.kind == "histogram":
+        histogram = HistogramMetricFamily(name.name, name.help, labels=name.labels)
+        for labels, value in rows:
+            assert isinstance(value, Histogram)
+            histogram.add_metric(labels, value.buckets(), value.sum)
+        return histogram
+    kind = CounterMetricFamily if name.kind == "counter" else GaugeMetricFamily
+    family = kind(name.name, name.help, labels=name.labels)
+    for labels, value in rows:
+        assert not isinstance(value, Histogram)
+        family.add_metric(labels, value)
+    return family

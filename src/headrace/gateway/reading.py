@@ -1,0 +1,228 @@
+"""Read requests, sans I/O: bytes in, whole requests or refusals out, within limits and in order.
+
+llhttp (through httptools) parses. From one request to the next a client's heads differ only in their Content-Length, so heads
+that llhttp found legal are remembered without it: a request that arrives whole behind a known head needs no second parse.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+import httptools
+
+from headrace.gateway.http import HEAD_LIMIT, HEADER_LIMIT, Headers, Request, RequestHead
+from headrace.gateway.openai import Refusal
+
+Judge = Callable[[RequestHead], Refusal | None]
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,15})\r\n", re.IGNORECASE)
+_HEADS = 1024
+
+
+class HeadMemo:
+    """Legal heads by their bytes without the value of Content-Length; shared by all connections."""
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, RequestHead] = {}
+
+    def request(self, data: bytes, body_limit: int) -> Request | None:
+        """The request that `data` is, when it is exactly one, whole, with a known head."""
+        end = data.find(b"\r\n\r\n")
+        length = _LENGTH.search(data, 0, end + 2)
+        if length is None or len(data) - end - 4 != int(length[1]) or int(length[1]) > body_limit:
+            return None
+        head = self._heads.get(data[: length.start(1)] + data[length.end(1) : end])
+        return Request(head, data[end + 4 :]) if head is not None else None
+
+    def keep(self, data: bytes, request: Request) -> None:
+        """Remember the head of `request`, which was parsed from exactly `data`."""
+        end = data.find(b"\r\n\r\n")
+        length = _LENGTH.search(data, 0, end + 2)
+        if length is None or end > HEAD_LIMIT or len(data) - end - 4 != int(length[1]) or b"expect" in request.head.known:
+            return
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        self._heads[data[: length.start(1)] + data[length.end(1) : end]] = request.head
+
+
+class Reader:
+    """Reads one connection. `ready` holds what was read; after a refusal nothing more is read.
+
+    `judge` may refuse a request by its head, before its body; `go_on` is called when the client waits for leave to send a body.
+    """
+
+    __slots__ = (
+        "_began",
+        "_body",
+        "_body_limit",
+        "_fed",
+        "_go_on",
+        "_head",
+        "_headers",
+        "_judge",
+        "_memo",
+        "_parser",
+        "_size",
+        "_trailer",
+        "_url",
+        "phase",
+        "ready",
+        "refused",
+        "refused_method",
+    )
+
+    def __init__(self, memo: HeadMemo, judge: Judge, body_limit: int, go_on: Callable[[], None]) -> None:
+        self._memo = memo
+        self._judge = judge
+        self._body_limit = body_limit
+        self._go_on = go_on
+        self._parser = httptools.HttpRequestParser(self)
+        self._fed = 0  # bytes read of an unfinished head
+        self._began = False  # a head began in the present read
+        self._url = b""
+        self._headers: Headers = []
+        self._head: RequestHead | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+        self._trailer = 0
+        self.ready: deque[Request | Refusal] = deque()
+        self.phase: Literal["idle", "head", "body"] = "idle"
+        """What is being read of the next request."""
+        self.refused = False
+        self.refused_method = ""
+        """The method of the refused request, as far as it is known."""
+
+    def feed(self, data: bytes) -> None:
+        """Read more."""
+        if self.refused:
+            return
+        if self.phase == "idle":
+            if (request := self._memo.request(data, self._body_limit)) is not None:
+                self.ready.append(request)
+                return
+            self._parse(data)
+            if self.phase == "idle" and len(self.ready) == 1 and isinstance(only := self.ready[0], Request):
+                self._memo.keep(data, only)
+        else:
+            self._parse(data)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Refuse what is being read, after what was read before it has been answered."""
+        if not self.refused:
+            self.refused = True
+            self.refused_method = self._head.method if self._head else ""
+            self.ready.append(refusal)
+
+    def _parse(self, data: bytes) -> None:
+        self._began = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            # llhttp also complains of bytes behind a request that closes the connection: that request is answered all the same.
+            last = self.ready[-1] if self.ready else None
+            if not isinstance(last, Request) or last.head.keep_alive:
+                self.refuse(Refusal(400, f"This is not a legal HTTP request: {error}.", "invalid_http"))
+        if self.phase == "head":
+            self._fed = self._size_of_head() if self._began else self._fed + len(data)
+            if self._fed > HEAD_LIMIT:
+                self.refuse(_too_large_head())
+
+    # ---- called by httptools
+
+    def on_message_begin(self) -> None:
+        self.phase = "head"
+        self._began = True
+        self._head = None
+        self._url = b""
+        self._headers = []
+        self._body = []
+        self._size = 0
+        self._trailer = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.phase == "body":  # a trailer field, dropped as RFC 9110 6.5.1 allows
+            self._trailer += len(name) + len(value) + 4
+            if self._trailer > HEAD_LIMIT:
+                self.refuse(_too_large_head())
+            return
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.phase = "body"
+        parser = self._parser
+        if self.refused or parser.should_upgrade():
+            return
+        method = parser.get_method().decode("latin-1")
+        http10 = parser.get_http_version() == "1.0"
+        self._head = RequestHead(method, self._url, self._headers, http10, parser.should_keep_alive())
+        refusal = self._first_judgement(self._head) or self._judge(self._head)
+        if refusal is not None:
+            self.refuse(refusal)
+        elif b"expect" in self._head.known:
+            self._go_on()
+
+    def on_body(self, body: bytes) -> None:
+        if self.refused:
+            return
+        self._size += len(body)
+        if self._size > self._body_limit:
+            self.refuse(self._too_large(self._size))
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.phase = "idle"
+        if self.refused or self._parser.should_upgrade():
+            return
+        body, self._body = b"".join(self._body), []
+        assert self._head
+        self.ready.append(Request(self._head, body))
+
+    # ---- what llhttp leaves to us
+
+    def _first_judgement(self, head: RequestHead) -> Refusal | None:
+        """What makes a request illegal, or more than is read, whoever it is for."""
+        headers, known = head.headers, head.known
+        if len(headers) > HEADER_LIMIT or self._size_of_head() > HEAD_LIMIT:
+            return _too_large_head()
+        hosts = sum(name == b"host" for name, _ in headers)
+        if hosts > 1 or (hosts == 0 and not head.http10):
+            return Refusal(400, f"A request needs one Host header; this one has {hosts}.", "invalid_http")
+        coding = known.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            return Refusal(501, "The only transfer coding understood is chunked.", "unsupported_transfer_encoding")
+        if known.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
+            message = "Compressed request bodies are not accepted. Send the body without Content-Encoding."
+            return Refusal(415, message, "unsupported_content_encoding")
+        length = int(known.get(b"content-length", b"0"))
+        return self._too_large(length) if length > self._body_limit else None
+
+    def _size_of_head(self) -> int:
+        return len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+
+    def _too_large(self, size: int) -> Refusal:
+        message = f"The body has {size} bytes or more; gateway.body allows {self._body_limit}."
+        return Refusal(413, message, "request_too_large")
+
+    def _without_upgrade(self, rest: bytes) -> None:
+        """Ignore an offered upgrade (h2c), as RFC 9110 7.8 allows: read the same request again without the offer."""
+        method = self._parser.get_method()
+        self._parser = httptools.HttpRequestParser(self)
+        if method == b"CONNECT":
+            self.refuse(Refusal(405, "This is not a proxy: CONNECT is not served.", "method_not_allowed", allow="GET, POST"))
+            return
+        dropped = (b"upgrade", b"connection", b"http2-settings")
+        lines = b"".join(b"%s: %s\r\n" % field for field in self._headers if field[0] not in dropped)
+        self._parse(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self._url, lines, rest))
+
+
+def _too_large_head() -> Refusal:
+    return Refusal(431, f"The head is larger than {HEAD_LIMIT} bytes or {HEADER_LIMIT} fields.", "head_too_large")

@@ -1,0 +1,234 @@
+"""Bring an engine's answer to the client: splice it as it is, fold a stream into one answer, or translate an error."""
+
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from headrace.gateway.fold import BrokenStream, Fold
+from headrace.gateway.http import BrokenAnswer, Chunks, ResponseHead, chunk, last_chunk, response_head
+from headrace.gateway.openai import Usage, engine_error, first_event_error, may_be_error, usage_in
+
+if TYPE_CHECKING:
+    from headrace.gateway.exchange import Exchange
+
+TAIL_BYTES = 4096
+"""How much of an answer's end is kept to find its usage."""
+ERROR_BYTES = 64 * 1024
+"""How much of an engine's error is read."""
+ANSWER_BYTES = 64 * 1024 * 1024
+"""How large a folded answer may be."""
+
+_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\][\r\n]*$")
+_BOUNDARY = re.compile(rb"\r\n[0-9a-fA-F]{1,8}(?:;[^\r\n]*)?\r\n")
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+_JSON_LINES = b"Content-Type: application/json\r\n"
+
+
+class Relay(Protocol):
+    """What becomes of one answer's body."""
+
+    begun: bool
+    """Bytes of the answer have reached the client: no other replica can answer any more."""
+
+    def body(self, data: bytes, chunks: Chunks | None) -> None:
+        """More of the body, with its framing when `chunks` is there to walk it."""
+
+    def ended(self) -> None:
+        """The body is complete."""
+
+    def farewell(self, event: bytes) -> bytes:
+        """The bytes that carry `event` to a client in the middle of the answer; empty where that cannot be."""
+
+
+class Splice:
+    """Pass the body on as the bytes it is, unless the client's framing must be another one."""
+
+    __slots__ = (
+        "_chunked",
+        "_chunks",
+        "_client",
+        "_content",
+        "_exchange",
+        "_first_at",
+        "_head",
+        "_held",
+        "_pieces",
+        "_raw",
+        "_tail",
+        "begun",
+    )
+
+    def __init__(self, exchange: "Exchange", head: ResponseHead) -> None:
+        self._exchange = exchange
+        self._client = exchange.client
+        self._head = head
+        self._chunked = not exchange.request.head.http10 and (exchange.opened or head.framing in ("chunked", "close"))
+        self._raw = self._chunked == (head.framing == "chunked")
+        self._tail = b""
+        self._held = b""
+        self._content = b""
+        self._chunks: Chunks | None = None
+        self._pieces = 0
+        self._first_at = 0.0
+        self.begun = False
+
+    def body(self, data: bytes, chunks: Chunks | None) -> None:
+        if not self.begun:
+            if not (data := self._begin(data, chunks)):
+                return
+        elif chunks is None:
+            self._pieces += 1
+            data = data if self._raw else chunk(data)
+        elif self._raw:
+            data = chunks.walk(data)
+        else:
+            data = self._payload(data, chunks)
+        self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+        self._client.write(data)
+
+    def _payload(self, data: bytes, chunks: Chunks) -> bytes:
+        payload: list[bytes] = []
+        chunks.walk(data, payload)
+        return b"".join(payload)
+
+    def _begin(self, data: bytes, chunks: Chunks | None) -> bytes:
+        """The first bytes: look for an error in a stream's first event, then send the head. Returns what to pass on."""
+        payload = [data]
+        if chunks is not None:
+            payload = []
+            data = chunks.walk(data, payload)
+        self._held += data
+        self._content += b"".join(payload)
+        data, content = self._held, self._content
+        if not content:
+            return b""  # a size line alone: wait for what it announces
+        if self._head.event_stream:
+            if may_be_error(content):
+                return b""
+            if refusal := first_event_error(content):
+                self._exchange.refuse(refusal)
+                return b""
+        self._held = self._content = b""
+        self._chunks = chunks
+        self.begun = True
+        first_at = self._exchange.first_byte()
+        if self._head.event_stream:  # an answer that comes whole says nothing of the time between tokens
+            self._first_at = first_at
+        if not self._raw:
+            data = chunk(content) if self._chunked else content
+        return self._own_head() + data
+
+    def _own_head(self) -> bytes:
+        """The head that the client has not got yet."""
+        exchange, head = self._exchange, self._head
+        if exchange.opened:
+            return b""
+        framing = b"Content-Length: %d\r\n" % head.length if head.framing in ("length", "none") else b""
+        close = not self._chunked and not framing
+        if close:
+            self._client.close_after()
+        framing = _CHUNKED if self._chunked else framing
+        return response_head(head.status_line, head.lines, framing, exchange.request_id, close or self._client.closing)
+
+    def farewell(self, event: bytes) -> bytes:
+        """What says in the middle of an answer that it broke off: an event, where the answer is a stream that can take one."""
+        if not self._head.event_stream or self._head.framing == "length":
+            return b""
+        event = b"\n\n" + event  # whatever event was cut ends here
+        if not self._chunked:
+            return event
+        fill = self._chunks.fill() if self._raw and self._chunks is not None else b""
+        return fill + chunk(event) if fill is not None else b""
+
+    def ended(self) -> None:
+        exchange = self._exchange
+        if not self.begun:
+            self.begun = True
+            self._client.write(self._own_head() + (self._held if self._raw else b""))
+        elif self._head.event_stream and not _is_done(self._tail):
+            exchange.broken(f"{exchange.replica} ended the stream without [DONE]", stale=False)
+            return
+        if self._chunked:
+            self._client.write(last_chunk())
+        exchange.completed(self._head.status, self._usage(), self._first_at)
+
+    def _usage(self) -> Usage | None:
+        """As the engine counted; without its count a stream has about one token per event, the last two of them empty."""
+        if usage := usage_in(self._tail):
+            return usage
+        chunks = self._exchange.chunks_seen or self._pieces
+        return Usage(0, max(0, chunks - 2)) if self._head.event_stream else None
+
+
+class Folding:
+    """Put a stream together for a client that asked for one answer."""
+
+    __slots__ = ("_exchange", "_first_at", "_fold", "_size", "begun")
+
+    def __init__(self, exchange: "Exchange") -> None:
+        self._exchange = exchange
+        self._fold = Fold()
+        self._first_at = 0.0
+        self._size = 0
+        self.begun = False  # until the whole is there: another replica may always answer
+
+    def body(self, data: bytes, chunks: Chunks | None) -> None:
+        payload = [data]
+        if chunks is not None:
+            payload = []
+            chunks.walk(data, payload)
+        self._size += len(data)
+        if self._size > ANSWER_BYTES:
+            raise BrokenAnswer(f"its answer is longer than {ANSWER_BYTES} bytes")
+        try:
+            for piece in payload:
+                self._fold.feed(piece)
+        except BrokenStream as error:
+            raise BrokenAnswer(str(error)) from None
+        if self._fold.events and not self._first_at:
+            self._first_at = self._exchange.first_byte()
+        if self._fold.error:
+            self._exchange.refuse(self._fold.error)
+
+    def ended(self) -> None:
+        exchange, fold = self._exchange, self._fold
+        if not fold.done:
+            exchange.broken(f"{exchange.replica} ended the stream without [DONE]", stale=False)
+            return
+        exchange.client.respond(200, fold.answer(choices=exchange.ask.choices), _JSON_LINES, exchange.request_id)
+        tokens = fold.tokens
+        exchange.completed(200, Usage(*tokens) if tokens else None, self._first_at)
+
+    def farewell(self, event: bytes) -> bytes:
+        return b""
+
+
+class Translating:
+    """Read an engine's error to its end and answer with it in OpenAI's shape."""
+
+    __slots__ = ("_body", "_exchange", "_status", "begun")
+
+    def __init__(self, exchange: "Exchange", status: int) -> None:
+        self._exchange = exchange
+        self._status = status
+        self._body = b""
+        self.begun = False
+
+    def body(self, data: bytes, chunks: Chunks | None) -> None:
+        payload = [data]
+        if chunks is not None:
+            payload = []
+            chunks.walk(data, payload)
+        if len(self._body) < ERROR_BYTES:
+            self._body += b"".join(payload)
+
+    def ended(self) -> None:
+        self._exchange.refuse(engine_error(self._status, self._body))
+
+    def farewell(self, event: bytes) -> bytes:
+        return b""
+
+
+def _is_done(tail: bytes) -> bool:
+    """Whether a stream's last event is [DONE], in chunks or not."""
+    end = tail[-256:]
+    return bool(_DONE.search(end) or _DONE.search(_BOUNDARY.sub(b"", end)))

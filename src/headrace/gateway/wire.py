@@ -1,0 +1,224 @@
+"""Clients' connections: answer their requests in order, keep alive, press back on both sides, notice who left."""
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+from headrace.gateway.http import Request, response_head
+from headrace.gateway.openai import Refusal
+from headrace.gateway.reading import Reader
+
+if TYPE_CHECKING:
+    from headrace.gateway.gateway import Gateway
+
+READ_SECONDS = {"idle": 75.0, "head": 15.0, "body": 120.0}
+"""How long a connection may be without a request, and how long a client may take to send a head or a body."""
+LINGER_SECONDS = 2.0
+"""After a refusal in the middle of a body: how long the rest is read and dropped, so that the client can read the answer."""
+UNREAD_SECONDS = 300.0
+"""How long a client may leave its answer unread."""
+WRITE_HIGH_WATER = 64 * 1024
+"""Bytes of an unread answer at which the engine is no longer read."""
+BACKLOG_LIMIT = 256 * 1024
+"""Bytes of further requests kept while one is answered."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+_JSON = b"Content-Type: application/json\r\n"
+
+
+class Work(Protocol):
+    """What answers a request: an exchange with an engine, or a call of the admin application."""
+
+    def cancel(self) -> None:
+        """The client is gone."""
+
+    def pause(self) -> None:
+        """The client reads slowly."""
+
+    def resume(self) -> None:
+        """The client caught up."""
+
+
+class Client(asyncio.Protocol):
+    """One connection. Requests are answered one after the other, in the order they came."""
+
+    __slots__ = (
+        "_backlog",
+        "_close",
+        "_deadline",
+        "_gateway",
+        "_is_head",
+        "_lingers",
+        "_paused_at",
+        "_paused_reading",
+        "_phase",
+        "_reader",
+        "_work",
+        "transport",
+    )
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self._reader = Reader(gateway.heads, gateway.judge, gateway.body_limit, self._go_on)
+        self._backlog = b""
+        self._work: Work | None = None
+        self._is_head = False
+        self._close = False
+        self._lingers = False
+        self._paused_at = 0.0
+        self._paused_reading = False
+        self._phase = "idle"
+        self._deadline = 0.0
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
+
+    # ---- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._deadline = self._gateway.now() + READ_SECONDS["idle"]
+        self._gateway.clients.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gateway.clients.discard(self)
+        self._lingers = True  # what is still to be read or answered is not any more
+        work, self._work = self._work, None
+        if work is not None:
+            work.cancel()
+
+    def eof_received(self) -> bool:
+        """A client that closes its sending side is taken as gone: nothing else tells that it left while it waits."""
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        if self._work is not None or self._reader.ready:
+            self._keep_for_later(data)
+        elif not self._lingers:
+            self._read(data)
+            self._next()
+
+    def pause_writing(self) -> None:
+        self._paused_at = self._gateway.now()
+        if self._work is not None:
+            self._work.pause()
+
+    def resume_writing(self) -> None:
+        self._paused_at = 0.0
+        if self._work is not None:
+            self._work.resume()
+
+    def tick(self, now: float) -> None:
+        """Close what takes too long."""
+        if self._paused_at and now > self._paused_at + UNREAD_SECONDS:
+            self.transport.abort()
+        elif self._work is None and now > self._deadline:
+            self._timed_out()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being answered or read."""
+        return self._work is None and not self._reader.ready and self._reader.phase == "idle"
+
+    def _read(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        if reader.phase != self._phase:
+            self._phase = reader.phase
+            self._deadline = self._gateway.now() + READ_SECONDS[self._phase]
+
+    def _go_on(self) -> None:
+        self.transport.write(_CONTINUE)
+
+    def _keep_for_later(self, data: bytes) -> None:
+        self._backlog += data
+        if len(self._backlog) > BACKLOG_LIMIT and not self._paused_reading:
+            self._paused_reading = True
+            self.transport.pause_reading()
+
+    def _timed_out(self) -> None:
+        if self._lingers or self._reader.phase == "idle":
+            self.transport.close()
+        else:
+            self._reader.refuse(Refusal(408, "The request did not arrive in time.", "request_timeout"))
+            self._next()
+
+    # ---- answering
+
+    def _next(self) -> None:
+        """Answer what was read, in order, then read what came meanwhile."""
+        while self._work is None and not self._lingers and not self.transport.is_closing():
+            if self._reader.ready:
+                self._answer(self._reader.ready.popleft())
+            elif self._backlog:
+                backlog, self._backlog = self._backlog, b""
+                if self._paused_reading:
+                    self._paused_reading = False
+                    self.transport.resume_reading()
+                self._read(backlog)
+            else:
+                return
+
+    def _answer(self, request: Request | Refusal) -> None:
+        if isinstance(request, Refusal):
+            self._close = True
+            self._is_head = self._reader.refused_method == "HEAD"
+            self.refuse(request, b"-")
+            self._linger()
+        else:
+            self._is_head = request.head.method == "HEAD"
+            self._close = not request.head.keep_alive
+            self._gateway.handle(self, request)
+
+    def _linger(self) -> None:
+        """End our side and drop what still comes: closing at once would reset the connection under the answer."""
+        self._lingers = True
+        self._deadline = self._gateway.now() + LINGER_SECONDS
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def begin(self, work: Work) -> None:
+        """From now on `work` answers, until it calls `finished`."""
+        self._work = work
+        if self._paused_at:
+            work.pause()
+
+    def write(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        self.transport.write(data)
+
+    def respond(self, status: int, body: bytes, lines: bytes, request_id: bytes) -> None:
+        """A whole answer."""
+        status_line = b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"Unknown"))
+        head = response_head(status_line, lines, b"Content-Length: %d\r\n" % len(body), request_id, self.closing)
+        self.transport.write(head if self._is_head else head + body)
+
+    def refuse(self, refusal: Refusal, request_id: bytes) -> None:
+        """An answer that is an error."""
+        lines = _JSON
+        if refusal.retry_after is not None:
+            lines += b"Retry-After: %d\r\n" % refusal.retry_after
+        if refusal.allow is not None:
+            lines += b"Allow: %s\r\n" % refusal.allow.encode()
+        self.respond(refusal.status, refusal.envelope(), lines, request_id)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection ends with this answer; asked when an answer's head is written, and then kept to."""
+        if self._gateway.draining:
+            self._close = True
+        return self._close
+
+    def close_after(self) -> None:
+        """The end of the connection is the end of this answer."""
+        self._close = True
+
+    def finished(self) -> None:
+        """The answer is complete."""
+        self._work = None
+        if self._close:
+            self.transport.close()
+            return
+        self._deadline = self._gateway.now() + READ_SECONDS["idle"]
+        if self._reader.ready or self._backlog:
+            self._gateway.soon(self._next)
