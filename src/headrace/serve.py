@@ -1,0 +1,322 @@
+"""`headrace serve`: weights, facts, plan, gateway, control and target put together, until told to stop."""
+
+import asyncio
+import contextlib
+import gc
+import importlib.util
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+from headrace.control.loop import Loop
+from headrace.engines import engines
+from headrace.errors import HeadraceError, ReplicaError, UsageError, WeightsError
+from headrace.facts.model import ModelFacts, of
+from headrace.facts.probe import machine
+from headrace.gateway.admin import Admin
+from headrace.gateway.gateway import Gateway, Limits
+from headrace.plan.base import Plan
+from headrace.plan.explain import explain
+from headrace.plan.plan import plan
+from headrace.spec.addresses import host_port
+from headrace.spec.model import Spec
+from headrace.targets.base import Replica
+from headrace.targets.local import LocalTarget
+from headrace.terminal import Terminal
+from headrace.traffic import ModelStatus, Task
+from headrace.units import show_duration
+from headrace.weights.cache import Cache, default_root
+from headrace.weights.model import Progress, Weights
+from headrace.weights.source import parse
+
+T = TypeVar("T")
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line adds to the spec."""
+
+    listen: str | None = None
+    """host:port, instead of the spec's."""
+    insecure: bool = False
+    """Listen beyond loopback although there are no keys."""
+    offline: bool = False
+    """Fetch nothing: the cache must have it."""
+    remark: str = ""
+    """Said with the example request, for the demo model."""
+
+
+class View:
+    """What the admin application may see; empty until there is a plan."""
+
+    def __init__(self) -> None:
+        self.loop: Loop | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        return self.loop.plan if self.loop else None
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        return self.loop.replicas if self.loop else ()
+
+    def logs(self, replica: str, lines: int) -> list[str]:
+        return self.loop.logs(replica, lines) if self.loop else []
+
+
+async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
+    """Serve until SIGINT or SIGTERM: the first drains, the second stops at once. Raises HeadraceError."""
+    host, port = _checked(spec, options)
+    stop = _Stop(terminal)
+    view = View()
+    admin = Admin(view, spec.aliases)
+    limits = Limits(spec.gateway.queue.limit, spec.gateway.queue.wait, spec.gateway.body)
+    loading = [ModelStatus(name, None, "loading", "its weights are being fetched") for name in spec.models]
+    gateway = Gateway(limits, loading, spec.aliases, admin.app, trusted=options.insecure)
+    admin.gateway = gateway
+    address = "http://{}:{}".format(*await gateway.listen(host, port))
+    try:
+        planned = await stop.unless(_planned(spec, options, terminal))
+        if planned is not None:
+            terminal.say(explain(planned))
+            await _run(spec, planned, gateway, view, stop, _Announcer(terminal, planned, address, options.remark))
+    finally:
+        gateway.close()
+
+
+def _checked(spec: Spec, options: Options) -> tuple[str, int]:
+    """Where to listen, when that is allowed and everything that is needed is installed. Raises UsageError."""
+    listen = options.listen or spec.gateway.listen
+    try:
+        host, port = host_port(listen)
+    except ValueError as error:
+        raise UsageError(f"--listen: {error}") from None
+    if host not in _LOOPBACK and not options.insecure:
+        raise UsageError(
+            f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.",
+            "Listen on 127.0.0.1, or say --insecure when something else guards it.",
+        )
+    if any(model.source for model in spec.models.values()) and importlib.util.find_spec("xllamacpp") is None:
+        raise UsageError("The llama.cpp engine is not installed.", "Run: pip install 'headrace[local]'")
+    return host, port
+
+
+async def _planned(spec: Spec, options: Options, terminal: Terminal) -> Plan:
+    """Fetch what the models need, read it, look at the machine, decide."""
+    weights = await _fetched(spec, options, terminal)
+    facts: dict[str, ModelFacts] = {name: of(found) for name, found in weights.items()}
+    here = await asyncio.to_thread(machine)
+    return plan(spec, facts, {name: found.path for name, found in weights.items()}, here, engines())
+
+
+async def _fetched(spec: Spec, options: Options, terminal: Terminal) -> Mapping[str, Weights]:
+    """The weights of every model that has a source, fetched at once. Raises WeightsError with all that went wrong."""
+    cache = Cache(cache_root(spec))
+
+    def report(progress: Progress) -> None:
+        terminal.progress(progress.what, progress.done_bytes, progress.total_bytes)
+
+    def fetch(text: str) -> Callable[[], Weights]:
+        return lambda: cache.fetch(parse(text), report, offline=options.offline)
+
+    wanted = {name: fetch(model.source) for name, model in spec.models.items() if model.source}
+    results = await asyncio.gather(*(_in_thread(work) for work in wanted.values()), return_exceptions=True)
+    problems = []
+    for name, result in zip(wanted, results, strict=True):
+        if isinstance(result, HeadraceError):
+            problems.append(f"models.{name}: {result}")
+        elif isinstance(result, BaseException):
+            raise result
+    if problems:
+        raise WeightsError("\n".join(problems))
+    return {name: result for name, result in zip(wanted, results, strict=True) if isinstance(result, Weights)}
+
+
+def cache_root(spec: Spec) -> str:
+    """The folder of the cache: what the spec says, else HEADRACE_CACHE, else the default."""
+    return spec.weights.cache if "cache" in spec.weights.model_fields_set else default_root()
+
+
+async def _run(spec: Spec, planned: Plan, gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer") -> None:
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        target = LocalTarget(engines(), Path(folder), _keys(planned))
+        loop = view.loop = Loop(planned, target, gateway, announcer.heard)
+        task = asyncio.create_task(loop.run())
+        gc.collect()
+        gc.freeze()  # what lives until the end is not looked at again and again
+        try:
+            await stop.first(task, announcer.failed)
+            if stop.asked:
+                await stop.unless(_drained(gateway, spec.gateway.drain, announcer.terminal), again=True)
+        finally:
+            gateway.close()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await target.close()
+    if announcer.failed.is_set():
+        raise ReplicaError("No model could be started.", announcer.reasons())
+
+
+def _keys(planned: Plan) -> dict[str, str]:
+    """The API keys of servers that are not ours, by model, from the environment. Raises UsageError for one that is not set."""
+    keys = {}
+    for model in planned.models:
+        if model.key is not None:
+            variable = model.key.removeprefix("env:")
+            if variable not in os.environ:
+                raise UsageError(f"models.{model.name}.key: the environment has no {variable}.", f"Set it: export {variable}=…")
+            keys[model.name] = os.environ[variable]
+    return keys
+
+
+async def _drained(gateway: Gateway, seconds: float, terminal: Terminal) -> None:
+    running = sum(len(model.exchanges) for model in gateway.models.values())
+    if running:
+        limit = show_duration(seconds)
+        terminal.say(f"Draining: {running} requests may finish within {limit}. Press Ctrl-C again to stop at once.")
+    unfinished = await gateway.drain(seconds)
+    terminal.say(f"Stopped; {unfinished} requests were not finished." if unfinished else "Stopped; every request was answered.")
+
+
+class _Stop:
+    """SIGINT and SIGTERM as events: the first asks to drain, the second to stop at once."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._first = asyncio.Event()
+        self._second = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._signalled)
+
+    @property
+    def asked(self) -> bool:
+        return self._first.is_set()
+
+    def _signalled(self) -> None:
+        if self._first.is_set():
+            self._terminal.say("Stopping at once.")
+            self._second.set()
+        self._first.set()
+
+    async def first(self, task: asyncio.Task[None], failed: asyncio.Event) -> None:
+        """Return when asked to stop or when nothing could be started; raises what `task` failed with."""
+        waits = [asyncio.create_task(self._first.wait()), asyncio.create_task(failed.wait())]
+        done, _ = await asyncio.wait((task, *waits), return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if task in done:
+            task.result()
+
+    async def unless(self, work: Awaitable[T], *, again: bool = False) -> T | None:
+        """What `work` gives, or None when asked to stop before (with `again`: asked a second time)."""
+        task = asyncio.ensure_future(work)
+        asked = asyncio.create_task((self._second if again else self._first).wait())
+        await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return None
+
+
+class _Announcer:
+    """Tells the user what becomes of the models; `failed` when none could be started."""
+
+    def __init__(self, terminal: Terminal, planned: Plan, address: str, remark: str) -> None:
+        self.terminal = terminal
+        self.failed = asyncio.Event()
+        self._tasks: dict[str, Task | None] = {model.name: model.task for model in planned.models}
+        self._address = address
+        self._remark = remark
+        self._began = monotonic()
+        self._statuses: dict[str, ModelStatus] = {}
+        self._welcomed = False
+
+    def heard(self, statuses: Sequence[ModelStatus]) -> None:
+        """The statuses after a look of the control loop."""
+        for status in statuses:
+            old = self._statuses.get(status.model)
+            self._statuses[status.model] = status
+            if old is None or old.phase != status.phase:
+                self._changed(status, old)
+        phases = {status.phase for status in statuses}
+        if not self._welcomed and phases == {"ready"}:
+            self._welcomed = True
+            self.terminal.say(self._welcome())
+        if not self._welcomed and phases == {"failed"}:
+            self.failed.set()
+
+    def reasons(self) -> str:
+        """Why each model failed."""
+        return "\n".join(f"{name}: {status.reason}" for name, status in self._statuses.items())
+
+    def _changed(self, status: ModelStatus, old: ModelStatus | None) -> None:
+        if status.phase == "ready" and not self._welcomed:
+            self.terminal.say(f"{status.model} is ready after {show_duration(monotonic() - self._began)}.")
+        elif status.phase != "loading" or old is not None:
+            self.terminal.say(f"{status.model} is {status.phase}: {status.reason}")
+
+    def _welcome(self) -> str:
+        name, task = next(iter(self._tasks.items()))
+        return f"""
+Listening on {self._address}/v1 (OpenAI's API). Try:{self._remark and " " + self._remark}
+
+  {_example(self._address, name, task)}
+
+Ctrl-C drains and stops; headrace status and headrace logs {name} tell more."""
+
+
+def _example(address: str, name: str, task: Task | None) -> str:
+    header = "-H 'Content-Type: application/json'"
+    if task == "embed":
+        return f'curl {address}/v1/embeddings {header} -d \'{{"model": "{name}", "input": "Explain what a queue is."}}\''
+    message = '{"role": "user", "content": "Explain what a queue is, briefly."}'
+    return f'curl {address}/v1/chat/completions {header} -d \'{{"model": "{name}", "messages": [{message}], "max_tokens": 120}}\''
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """What `work` gives, from a thread that does not keep the process alive: a download must not hold up Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # a T: there was no error
+
+    def run() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = work(), None
+        except BaseException as error:
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
+
+
+def run(spec: Spec, options: Options, terminal: Terminal) -> None:
+    """Serve on the fastest event loop there is."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        import uvloop
+    except ImportError:  # Windows, and platforms without a wheel
+        asyncio.run(serve(spec, options, terminal))
+    else:
+        uvloop.run(serve(spec, options, terminal))
