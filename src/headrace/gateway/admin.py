@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.gateway import metrics, openai
-from headrace.gateway.gateway import Gateway
+from headrace.gateway.gateway import Gateway, nothing_at
 from headrace.gateway.openai import Refusal
 from headrace.plan.plan import Plan
 from headrace.targets.base import Replica
@@ -161,6 +161,6 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
         allow = (error.headers or {}).get("Allow", "GET")
         refusal = Refusal(405, f"{path} is served with {allow}, not {request.method}.", "method_not_allowed", allow=allow)
     else:
-        refusal = Refusal(error.status_code, f"There is nothing at {path}. The API is under /v1.", "not_found")
+        refusal = nothing_at(path)
     headers = {"Allow": refusal.allow} if refusal.allow else None
     return Response(refusal.envelope(), refusal.status, headers, "application/json")

@@ -24,6 +24,7 @@ TICK_SECONDS = 0.25
 BUFFER_LIMIT = 512 * 1024 * 1024
 """Bytes of request bodies held at once for one model; past it requests are refused until some have left."""
 _BACKLOG = 4096
+_READ_ONLY = ("/health", "/ready", "/metrics", "/v1/models", "/admin/")
 
 
 class ListenError(HeadraceError):
@@ -149,6 +150,10 @@ class Gateway:
         elif not self._trusted and not (host_is_loopback(headers) and origin_allowed(headers)):
             message = "Only loopback names such as localhost may be used to reach this part of the gateway."
             return Refusal(403, message, "host_refused", "permission_error")
+        elif method not in ("GET", "HEAD"):
+            if path.startswith(_READ_ONLY):
+                return Refusal(405, f"{path} is served with GET, not {method}.", "method_not_allowed", allow="GET, HEAD")
+            return nothing_at(path)
         return None
 
     def handle(self, client: Client, request: Request) -> None:
@@ -198,6 +203,11 @@ class Gateway:
         hint = f' Did you mean "{near[0]}"?' if near else ""
         message = f'The model "{name[:200]}" does not exist here.{hint} Models: {", ".join(names[:50])}.'
         return Refusal(404, message, "model_not_found", param="model")
+
+
+def nothing_at(path: str) -> Refusal:
+    """The answer to a path that is not served."""
+    return Refusal(404, f"There is nothing at {path[:200]}. The API is under /v1.", "not_found", "not_found_error")
 
 
 def _sane(request_id: bytes) -> bool:

@@ -166,7 +166,7 @@ class Reader:
         refusal = self._first_judgement(self._head) or self._judge(self._head)
         if refusal is not None:
             self.refuse(refusal)
-        elif b"expect" in self._head.known:
+        elif b"expect" in self._head.known and not http10:
             self._go_on()
 
     def on_body(self, body: bytes) -> None:

@@ -17,7 +17,7 @@ ERROR_BYTES = 64 * 1024
 ANSWER_BYTES = 64 * 1024 * 1024
 """How large a folded answer may be."""
 
-_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\][\r\n]*$")
+_DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\][\r\n]*(?::[^\r\n]*[\r\n]+)*$")  # comments may follow it
 _BOUNDARY = re.compile(rb"\r\n[0-9a-fA-F]{1,8}(?:;[^\r\n]*)?\r\n")
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 _JSON_LINES = b"Content-Type: application/json\r\n"
@@ -47,11 +47,11 @@ class Splice:
         "_chunks",
         "_client",
         "_content",
+        "_events",
         "_exchange",
         "_first_at",
         "_head",
         "_held",
-        "_pieces",
         "_raw",
         "_tail",
         "begun",
@@ -67,7 +67,7 @@ class Splice:
         self._held = b""
         self._content = b""
         self._chunks: Chunks | None = None
-        self._pieces = 0
+        self._events = 0
         self._first_at = 0.0
         self.begun = False
 
@@ -76,14 +76,20 @@ class Splice:
             if not (data := self._begin(data, chunks)):
                 return
         elif chunks is None:
-            self._pieces += 1
-            data = data if self._raw else chunk(data)
+            if self._head.event_stream:
+                self._events += data.count(b"data:")
+            self._keep(data)
+            self._client.write(data if self._raw else chunk(data))
+            return
         elif self._raw:
             data = chunks.walk(data)
         else:
             data = self._payload(data, chunks)
-        self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+        self._keep(data)
         self._client.write(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
 
     def _payload(self, data: bytes, chunks: Chunks) -> bytes:
         payload: list[bytes] = []
@@ -153,10 +159,10 @@ class Splice:
 
     def _usage(self) -> Usage | None:
         """As the engine counted; without its count a stream has about one token per event, the last two of them empty."""
-        if usage := usage_in(self._tail):
+        if (usage := usage_in(self._tail)) or not self._head.event_stream:
             return usage
-        chunks = self._exchange.chunks_seen or self._pieces
-        return Usage(0, max(0, chunks - 2)) if self._head.event_stream else None
+        events = self._exchange.chunks_seen or self._events
+        return usage_in(_BOUNDARY.sub(b"", self._tail)) or Usage(0, max(0, events - 2))
 
 
 class Folding:

@@ -1,6 +1,7 @@
 """Connections to engines: one protocol per connection, one pool per replica, broken ones told apart from finished ones."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
@@ -13,6 +14,7 @@ IDLE_SECONDS = 4.0
 """An idle connection is not used for longer, unless the engine says how long it keeps it: uvicorn's default is 5 s."""
 IDLE_LIMIT = 256
 """Idle connections kept per replica."""
+_FULL_SECONDS = 0.005  # until a full backlog is tried again
 _JOIN_LIMIT = 16 * 1024  # below, copying a body behind its head is cheaper than a second buffer
 
 
@@ -192,6 +194,27 @@ class Upstream(asyncio.Protocol):
         """See `pause_writing`."""
 
 
+async def _connected(path: str) -> socket.socket:
+    """A socket connected to the Unix socket at `path`.
+
+    Linux answers EAGAIN at once while the listener's backlog is full, and llama.cpp's holds five; asyncio takes that for a
+    connection that is under way. So it is tried again, within the caller's limit. Raises OSError.
+    """
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            connection.close()
+            await asyncio.sleep(_FULL_SECONDS)
+        except OSError:
+            connection.close()
+            raise
+        else:
+            return connection
+
+
 class Pool:
     """The connections to one replica. The one used last is used next, so that the others can grow old."""
 
@@ -235,7 +258,7 @@ class Pool:
     async def _open(self) -> Upstream:
         scheme, _, rest = self.endpoint.address.partition(":")
         if scheme == "unix":
-            _, upstream = await self._loop.create_unix_connection(lambda: Upstream(self), rest)
+            _, upstream = await self._loop.create_unix_connection(lambda: Upstream(self), sock=await _connected(rest))
         else:
             host, _, port = rest.removeprefix("//").rpartition(":")
             _, upstream = await self._loop.create_connection(lambda: Upstream(self), host.strip("[]"), int(port))
