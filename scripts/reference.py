@@ -1,4 +1,4 @@
-"""Write docs/reference from the spec's models and example.yaml; with --check, fail when what is there is stale."""
+"""Write docs/reference from the code: the spec, the metrics, the commands; with --check, fail when what is there is stale."""
 
 import argparse
 import json
@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from headrace import cli
+from headrace.gateway.metrics import NAMES
 from headrace.spec import model, schema
 from headrace.units import show_duration
 
@@ -37,6 +39,8 @@ def pages() -> dict[str, str]:
     """Every page of the folder by its file name."""
     return {
         "spec.md": "\n".join(_page()) + "\n",
+        "metrics.md": "\n".join(_metrics()) + "\n",
+        "commands.md": "\n".join(_commands()) + "\n",
         "headrace.schema.json": json.dumps(schema.json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
 
@@ -55,6 +59,44 @@ def _page() -> Iterator[str]:
     yield "## The commented example\n"
     yield "What `headrace init` writes:\n"
     yield f"```yaml\n{EXAMPLE.read_text('utf-8')}```"
+
+
+def _metrics() -> Iterator[str]:
+    yield "# Metrics\n"
+    yield "`GET /metrics` on the gateway, in Prometheus' text format. Made by `scripts/reference.py` from"
+    yield "`src/headrace/gateway/metrics.py`: edit there.\n"
+    yield "| metric | type | labels | meaning |"
+    yield "|---|---|---|---|"
+    for name in NAMES:
+        labels = ", ".join(f"`{label}`" for label in name.labels)
+        yield f"| `{name.name}` | {name.kind} | {labels} | {name.help} |"
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield "Made by `scripts/reference.py` from `src/headrace/cli.py`: edit there.\n"
+    for name, command in cli.commands(cli.parser()).items():
+        yield f"## headrace {name}\n"
+        yield f"{command.description or _help(name)}\n"
+        yield "| argument | meaning |"
+        yield "|---|---|"
+        for action in command._actions:
+            if not isinstance(action, argparse._HelpAction):
+                yield f"| {_argument(action)} | {action.help} |"
+        yield ""
+
+
+def _help(name: str) -> str:
+    """What `headrace --help` says of a command, as a sentence."""
+    subparsers = next(action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
+    text = next(choice.help or "" for choice in subparsers._choices_actions if choice.dest == name)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _argument(action: argparse.Action) -> str:
+    value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+    names = [f"`{name}{value}`" for name in action.option_strings] or [f"`{action.metavar or action.dest}`"]
+    return ", ".join(names).replace("|", "\\|")
 
 
 def _title(path: str) -> str:

@@ -20,7 +20,7 @@ _DEFAULT_URL = "http://127.0.0.1:8000"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (sysexits(3), see errors.py)."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         options.command(options)
     except HeadraceError as error:
@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="headrace",
         description="Serve AI models from one small YAML, with one OpenAI-compatible gateway in front.",
@@ -49,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("version", help="print the version")
     command.set_defaults(command=lambda options: print(f"headrace {__version__}"))
     return parser
+
+
+def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Each command's own parser, for the reference."""
+    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(subparsers.choices)
 
 
 def _serve_parser(commands: Any) -> None:
@@ -97,9 +104,9 @@ def _serve(options: argparse.Namespace) -> None:
     from headrace.serve import Options, run
     from headrace.terminal import Terminal
 
-    terminal = Terminal()
     what = options.what or (_DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else DEMO)
     spec = _spec(what, options.name)
+    terminal = Terminal()
     terminal.say(
         f"Headrace {__version__} serves {what}" + (" (a demo; name a model or a file for yours)" if what == DEMO else "")
     )

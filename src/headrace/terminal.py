@@ -12,14 +12,14 @@ _LINE_SECONDS = 5.0  # between progress lines where nothing can be redrawn
 
 
 class Terminal:
-    """Writes to `stream`. On a terminal progress is one line that is redrawn; elsewhere a line now and then.
+    """Writes to `stream` (default: standard error). On a terminal progress is one line that is redrawn; elsewhere a line now and then.
 
     Safe to use from several threads.
     """
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
-        self._stream = stream
-        self._redraws = stream.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._redraws = self._stream.isatty()
         self._lock = threading.Lock()
         self._shown_at: dict[str, float] = {}
         self._open = 0  # length of the progress line that the next output overwrites

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message
 
-from headrace.gateway.http import Request, chunk, last_chunk, response_head
+from headrace.gateway.http import Headers, Request, chunk, last_chunk, response_head
 from headrace.gateway.openai import Refusal
 
 if TYPE_CHECKING:
@@ -80,10 +80,16 @@ class Call:
             "raw_path": request.head.path.encode("latin-1"),
             "query_string": request.head.target.partition(b"?")[2],
             "root_path": "",
-            "headers": request.head.headers,
+            "headers": self._headers(),
             "client": None,
             "server": None,
         }
+
+    def _headers(self) -> Headers:
+        """The request's headers; a remembered head has the length of another body, and framing is undone by now."""
+        length = (b"content-length", b"%d" % len(self._request.body))
+        framing = (b"content-length", b"transfer-encoding")
+        return [*(field for field in self._request.head.headers if field[0] not in framing), length]
 
     async def _receive(self) -> Message:
         if not self._received:

@@ -1,0 +1,49 @@
+# Two commands on a fresh machine: `make serve` and `make test`. They need Python 3.11 or newer, make, a C compiler and PyPI.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help serve test check bench reference clean
+
+help:
+	@echo "make serve   serve the packaged demo model on the embedded engine"
+	@echo "make test    run every test, with real engines and real models"
+	@echo "make check   format, lint, types, layers, generated pages"
+	@echo "make bench   measure the gateway beside the engine itself, nginx and other routers"
+
+serve: .venv/.local
+	@$(BIN)/headrace serve
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/reference.py --check
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/first_token.py
+
+reference: .venv/.dev
+	$(BIN)/python scripts/reference.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 …")'
+	@echo "Making a virtual environment in .venv …"
+	@$(PYTHON) -m venv .venv
+
+.venv/.local: pyproject.toml | .venv/bin/python
+	@echo "Installing Headrace with its embedded engine (about 60 MB to fetch, once) …"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[local]'
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	@echo "Installing Headrace with its embedded engine and the tools for its tests …"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -q -e '.[dev]'
+	@touch $@ .venv/.local
