@@ -120,7 +120,7 @@ async def _planned(spec: Spec, options: Options, terminal: Terminal) -> Plan:
 
 async def _fetched(spec: Spec, options: Options, terminal: Terminal) -> Mapping[str, Weights]:
     """The weights of every model that has a source, fetched at once. Raises WeightsError with all that went wrong."""
-    cache = Cache(cache_root(spec))
+    cache = Cache(spec.weights.cache or default_root())
 
     def report(progress: Progress) -> None:
         terminal.progress(progress.what, progress.done_bytes, progress.total_bytes)
@@ -139,11 +139,6 @@ async def _fetched(spec: Spec, options: Options, terminal: Terminal) -> Mapping[
     if problems:
         raise WeightsError("\n".join(problems))
     return {name: result for name, result in zip(wanted, results, strict=True) if isinstance(result, Weights)}
-
-
-def cache_root(spec: Spec) -> str:
-    """The folder of the cache: what the spec says, else HEADRACE_CACHE, else the default."""
-    return spec.weights.cache if "cache" in spec.weights.model_fields_set else default_root()
 
 
 async def _run(spec: Spec, planned: Plan, gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer") -> None:

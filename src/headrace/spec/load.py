@@ -146,8 +146,10 @@ def _at_home(spec: Spec, folder: pathlib.Path) -> Spec:
         name: model.model_copy(update={"source": _source_at_home(model.source, folder)}) if model.source else model
         for name, model in spec.models.items()
     }
-    cache = spec.weights.model_copy(update={"cache": _full(spec.weights.cache, folder)})
-    return spec.model_copy(update={"models": models, "weights": cache})
+    weights = spec.weights
+    if weights.cache is not None:
+        weights = weights.model_copy(update={"cache": _full(weights.cache, folder)})
+    return spec.model_copy(update={"models": models, "weights": weights})
 
 
 def _source_at_home(source: str, folder: pathlib.Path) -> str:

@@ -193,8 +193,9 @@ class GatewaySpec(_Strict):
 class WeightsSpec(_Strict):
     """Where weights are kept."""
 
-    cache: Annotated[str, Field(min_length=1)] = Field(
-        "~/.cache/headrace", description="Folder of the one cache that all models and processes share."
+    cache: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Folder of the one cache that all models and processes share; HEADRACE_CACHE or ~/.cache/headrace if not given.",
     )
 
 
