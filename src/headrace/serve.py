@@ -244,7 +244,7 @@ class _Announcer:
         for status in statuses:
             old = self._statuses.get(status.model)
             self._statuses[status.model] = status
-            if old is None or old.phase != status.phase:
+            if old is None or old.phase != status.phase or self._failing(status, old):
                 self._changed(status, old)
         phases = {status.phase for status in statuses}
         if not self._welcomed and phases == {"ready"}:
@@ -256,6 +256,10 @@ class _Announcer:
     def reasons(self) -> str:
         """Why each model failed."""
         return "\n".join(f"{name}: {status.reason}" for name, status in self._statuses.items())
+
+    def _failing(self, status: ModelStatus, old: ModelStatus | None) -> bool:
+        """A replica failed and will be started again: worth a line, for it may be all that the user ever sees."""
+        return status.phase == "loading" and "failed" in status.reason and (old is None or old.reason != status.reason)
 
     def _changed(self, status: ModelStatus, old: ModelStatus | None) -> None:
         if status.phase == "ready" and not self._welcomed:

@@ -12,7 +12,7 @@ _LINE_SECONDS = 5.0  # between progress lines where nothing can be redrawn
 
 
 class Terminal:
-    """Writes to `stream` (default: standard error). On a terminal progress is one line that is redrawn; elsewhere a line now and then.
+    """Writes to `stream` (default: standard error). Progress is a line that is redrawn on a terminal, elsewhere one now and then.
 
     Safe to use from several threads.
     """

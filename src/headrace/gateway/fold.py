@@ -111,19 +111,18 @@ def _join(message: dict[str, Any], delta: dict[str, Any]) -> None:
     """Texts grow; tool calls grow by their index; anything else is set once."""
     for key, value in delta.items():
         if key == "tool_calls" and value:
-            _join_calls(message.setdefault("tool_calls", []), value)
+            _join_calls(message.setdefault("tool_calls", {}), value)
         elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
             message[key] += value
         elif value is not None or key not in message:
             message[key] = value
 
 
-def _join_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
+def _join_calls(calls: dict[int, dict[str, Any]], parts: list[dict[str, Any]]) -> None:
+    """`calls` are kept by index, for an index is a number that an engine may send however large."""
     for part in parts:
-        index = part.get("index", 0)
-        while len(calls) <= index:
-            calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-        call, function = calls[index], part.get("function") or {}
+        new = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        call, function = calls.setdefault(part.get("index", 0), new), part.get("function") or {}
         call["id"] = part.get("id") or call["id"]
         call["type"] = part.get("type") or call["type"]
         call["function"]["name"] += function.get("name") or ""
@@ -142,8 +141,11 @@ def _join_logprobs(choice: dict[str, Any], logprobs: dict[str, Any]) -> None:
 def _finished(choice: dict[str, Any]) -> dict[str, Any]:
     choice.setdefault("logprobs", None)
     if "message" in choice:
-        choice["message"].setdefault("content", None)
-        choice["message"].setdefault("role", "assistant")
+        message = choice["message"]
+        if "tool_calls" in message:
+            message["tool_calls"] = [call for _, call in sorted(message["tool_calls"].items())]
+        message.setdefault("content", None)
+        message.setdefault("role", "assistant")
     elif "text" not in choice:
         choice["text"] = ""
     return choice

@@ -195,7 +195,7 @@ class WeightsSpec(_Strict):
 
     cache: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="Folder of the one cache that all models and processes share; HEADRACE_CACHE or ~/.cache/headrace if not given.",
+        description="Folder of the one cache that all models and processes share. Default: HEADRACE_CACHE, else ~/.cache/headrace.",
     )
 
 

@@ -1,9 +1,9 @@
 """What a target is: a place that makes a plan so. Observed replicas in, changes out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from headrace.engines.base import Placement, Reading
 from headrace.traffic import Endpoint
@@ -35,9 +35,10 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 class Replica:
     """An observed engine process (or a server that is not ours, when `pid` stays None).
 
-    `endpoint` is there from the moment the replica may be sent requests until it is gone; `restarts` counts starts after the
-    first; `retry_at` is when (monotonic seconds) a failed replica may be started again, None when it will not be by itself;
-    `reason` is one sentence for the state: why it failed with exit code and last log line, or what it waits for.
+    `endpoint` is there from the moment the replica may be sent requests until it is gone; `restarts` counts starts
+    after the first; `retry_at` is when (monotonic seconds) a failed replica may be started again, None when it will
+    not be by itself; `reason` is one sentence for the state: why it failed with exit code and last log line, or what
+    it waits for.
     """
 
     name: str
@@ -55,6 +56,14 @@ class Replica:
     reading: Reading | None = None
     since: float = 0.0
     """Monotonic seconds at which the state was entered."""
+    slots: int = 0
+    """Requests at once; for a server that is not ours, as the plan says."""
+
+    def entered(self, state: State, now: float, reason: str, **facts: Any) -> "Replica":
+        """This replica in another state. AssertionError (also under `python -O`) if the transition is not legal."""
+        if state not in TRANSITIONS[self.state]:
+            raise AssertionError(f"{self.name}: {self.state} → {state} ({reason}) is not a legal transition")
+        return replace(self, state=state, since=now, reason=reason, **facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ class Start:
     replica: str
     model: str
     runs: Placement | str
+    slots: int
     reason: str
 
 
@@ -77,7 +87,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Stop a replica and forget it."""
+    """Stop a replica; it is STOPPED until its process is gone, then forgotten."""
 
     replica: str
     reason: str

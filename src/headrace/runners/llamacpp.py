@@ -1,0 +1,126 @@
+"""A llama.cpp server in a process of its own: `python -m headrace.runners.llamacpp SPEC`, with SPEC as JSON.
+
+Runs inside a replica's process and imports nothing of Headrace. Exits with 3 when the model cannot be loaded, 2 when
+the spec cannot be read, 0 on SIGTERM or when the process that started it is gone.
+"""
+
+import json
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from typing import Any
+
+CANNOT_LOAD = 3
+CACHE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}
+"""Numbers of ggml_type in ggml.h."""
+
+
+def main() -> None:
+    """Load the model, serve until told to stop. Does not return."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Headrace, which drains first
+    spec = _spec()
+    _leave_with_parent()
+    _waiting(spec["wait"])
+    if not os.path.isfile(spec["model"]):
+        _fail(f"cannot load {spec['model']}: there is no such file")
+    server = _serve(_parameters(spec), spec["model"])
+    # Only now: the constructor holds the GIL, a handler would run late; until here SIGTERM kills, which is right.
+    # os._exit, because destroying the server waits for open streams; Headrace has drained them.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    print(f"serving {spec['name']} at {server.listening_address}", flush=True)
+    while True:
+        signal.pause()
+
+
+def _spec() -> dict[str, Any]:
+    try:
+        return dict(json.loads(sys.argv[1]))
+    except (IndexError, ValueError, TypeError) as error:
+        print(f"usage: python -m headrace.runners.llamacpp JSON ({error})", file=sys.stderr)
+        sys.exit(2)
+
+
+def _leave_with_parent() -> None:
+    """Exit at the end of stdin, a pipe whose other end our parent holds: however it died, on any system."""
+    kind = os.fstat(0).st_mode
+    if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):  # started by hand, stdin is a terminal or /dev/null
+        threading.Thread(target=_await_end_of_stdin, daemon=True).start()
+
+
+def _await_end_of_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def _waiting(wait: str) -> None:
+    """What idle OpenMP threads do. libgomp reads it when it is loaded: before the import of xllamacpp."""
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    if wait == "passive":
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+def _parameters(spec: dict[str, Any]) -> Any:
+    import xllamacpp
+
+    p = xllamacpp.CommonParams()
+    p.model.path = spec["model"]
+    p.model_alias = {spec["name"]}
+    _listen(p, spec["address"])
+    p.n_parallel = spec["slots"]
+    p.n_ctx = spec["slots"] * spec["context"]  # the total; llama.cpp shares it out evenly
+    for threads in (p.cpuparams, p.cpuparams_batch):
+        threads.n_threads = spec["threads"]
+        threads.poll = spec["poll"]
+    p.cache_type_k = p.cache_type_v = CACHE_TYPES[spec["cache_type"]]
+    p.n_ubatch = spec["batch"]
+    p.n_batch = spec["batch"] if spec["embedding"] else max(p.n_batch, spec["batch"])
+    p.embedding = spec["embedding"]  # the pooling is the one that the model's metadata names
+    _tame(p)
+    return p
+
+
+def _listen(p: Any, address: str) -> None:
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        if os.path.exists(path):  # a socket left behind is fatal
+            os.unlink(path)
+        p.hostnames = [path]
+    else:
+        host, _, port = address.removeprefix("http://").rpartition(":")
+        p.hostnames, p.port = [host], int(port)
+    key = os.environ.pop("ENGINE_KEY", "")
+    p.api_keys = [key] if key else []
+
+
+def _tame(p: Any) -> None:
+    """Defaults of a program run by hand that do not suit a replica."""
+    p.endpoint_metrics = True
+    p.ui = False
+    p.cache_ram_mib = 0  # default: 8 GiB of prompt cache that no plan counts
+    p.cache_idle_slots = False  # needs that cache
+    p.sse_ping_interval = 1  # default 30 s; bounds how late a lost client is noticed in silence
+    p.fit_params = False  # the plan decides context and slots, not the engine
+    p.verbosity = 2  # errors and warnings; nothing per request
+
+
+def _serve(p: Any, model: str) -> Any:
+    import xllamacpp
+
+    try:
+        return xllamacpp.Server(p)  # returns when the model is loaded; until then HTTP says 503
+    except RuntimeError as error:  # always "Failed to init server": llama.cpp says why on stderr, from a thread of its own
+        time.sleep(0.1)
+        _fail(f"cannot load {model}: {error} (llama.cpp gives the cause in the lines before)")
+
+
+def _fail(message: str) -> Any:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(CANNOT_LOAD)  # not os._exit, which would lose what llama.cpp has not written yet
+
+
+if __name__ == "__main__":
+    main()

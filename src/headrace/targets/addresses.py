@@ -1,0 +1,86 @@
+"""Where replicas listen: Unix sockets in a folder that only we can enter, or free loopback ports."""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+LONGEST_SOCKET_PATH = 103
+"""Bytes, without the final zero: 107 on Linux (unix(7)), 103 on macOS."""
+
+_LONGEST_NAME = 40
+_PREFIX = "headrace-"
+_LOCK = "lock"
+
+
+class Addresses:
+    """The sockets of one target, in a folder of its own (mode 0700) under `run_dir`, or in the system's temporary folder
+    when paths in `run_dir` would be too long for a socket. Folders that a killed Headrace left in either are removed.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        for place in (run_dir, Path(tempfile.gettempdir())):
+            _sweep(place)
+        self._folder = _private_folder(run_dir)
+        self._lock = _locked(self._folder)
+
+    def socket(self, replica: str) -> Path:
+        """The path of a replica's socket; nothing is there."""
+        path = self._folder / f"{short_name(replica)}.sock"
+        path.unlink(missing_ok=True)
+        return path
+
+    def close(self) -> None:
+        """Remove the folder and what is in it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
+
+
+def short_name(replica: str) -> str:
+    """`replica` as a file name of at most 40 characters, different for different replicas."""
+    readable = re.sub(r"[^A-Za-z0-9_-]", "_", replica)
+    if readable == replica and len(readable) <= _LONGEST_NAME:
+        return readable
+    digest = hashlib.blake2s(replica.encode(), digest_size=4).hexdigest()
+    return f"{readable[-(_LONGEST_NAME - 9) :]}-{digest}"
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago. Whoever loses the race for it fails to start and is given another."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _private_folder(run_dir: Path) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=run_dir))
+    if len(os.fsencode(folder)) + len("/.sock") + _LONGEST_NAME <= LONGEST_SOCKET_PATH:
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix=_PREFIX))
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """A file that says by its lock that the folder is in use. It gets its name when it is locked: `_sweep` never finds it
+    without. A process id would not do: they are used again, and another container's are not ours.
+    """
+    new = folder / f"{_LOCK}.new"
+    file = new.open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    new.rename(folder / _LOCK)
+    return file
+
+
+def _sweep(place: Path) -> None:
+    for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            with lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:  # in use, or not ours
+            continue

@@ -1,0 +1,69 @@
+"""Asking a server how it is: ready, still loading, or the reason why neither."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.engines.base import Engine, Reading
+from headrace.targets.http import Answer, get
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a server said of itself: `ready`, or `trouble` in words; `loading` is trouble that passes by itself."""
+
+    ready: bool
+    loading: bool = False
+    trouble: str = ""
+
+
+async def health(address: str, path: str, timeout: float, key: str | None = None) -> Health:
+    """Ready if `GET path` answers 200, loading if 503. Raises nothing."""
+    try:
+        answer = await get(address, path, timeout, key)
+    except (OSError, ValueError) as error:
+        return Health(ready=False, trouble=f"{path} {_cause(error, timeout)}")
+    if answer.status == 200:
+        return Health(ready=True)
+    return Health(ready=False, loading=answer.status == 503, trouble=f"{path} answered {answer.status}")
+
+
+async def any_health(address: str, timeout: float, key: str | None = None) -> Health:
+    """Ready if `/health` or, on servers that lack it, `/v1/models` answers 200. Raises nothing."""
+    first = await health(address, "/health", timeout, key)
+    if first.ready:
+        return first
+    second = await health(address, "/v1/models", timeout, key)
+    return second if second.ready else first
+
+
+async def model_there(address: str, model: str, timeout: float, key: str | None = None) -> str:
+    """What the server calls `model`: the same if it is listed, the only one listed, or `model` for want of
+    knowledge.
+    """
+    try:
+        ids = _ids(await get(address, "/v1/models", timeout, key))
+    except (OSError, ValueError):
+        return model
+    return ids[0] if len(ids) == 1 and model not in ids else model
+
+
+async def reading(engine: Engine, address: str, model: str, timeout: float, key: str) -> Reading | None:
+    """What the engine's metrics page says; None (unknown, never zero) if it cannot be had or read. Raises nothing."""
+    try:
+        answer = await get(address, engine.metrics_path, timeout, key)
+        return engine.read(answer.body.decode(), model) if answer.status == 200 else None
+    except (OSError, ValueError):
+        return None
+
+
+def _ids(answer: Answer) -> list[str]:
+    page: Any = json.loads(answer.body)
+    entries = page.get("data", []) if isinstance(page, dict) else []
+    return [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+def _cause(error: Exception, timeout: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"did not answer within {timeout:g}s"
+    return f"could not be asked: {getattr(error, 'strerror', None) or error or type(error).__name__}"

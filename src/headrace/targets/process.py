@@ -1,0 +1,107 @@
+"""One child process in a group of its own: started under the guard, told to stop, killed, and never left behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from headrace.targets.logs import Log
+
+GUARD = Path(__file__).parents[1] / "runners" / "guard.py"
+LAST_WORDS_SECONDS = 0.5
+
+
+class Process:
+    """A running child. Its owner awaits `end`, whatever happens; `gone` is done when it exits before that."""
+
+    def __init__(self, child: asyncio.subprocess.Process, stdin: int, output: asyncio.ReadTransport, log: "_Output") -> None:
+        self._child = child
+        self._stdin = stdin
+        self._output = output
+        self._log = log
+        self.gone: asyncio.Task[int] = asyncio.create_task(child.wait())
+
+    @property
+    def pid(self) -> int:
+        """The process, and the group of all its descendants."""
+        return self._child.pid
+
+    async def end(self, grace: float) -> int:
+        """SIGTERM, SIGKILL after `grace` seconds, all it held released. Returns the exit code (negative: a signal)."""
+        if not self.gone.done() and grace > 0:
+            self._signal(signal.SIGTERM)
+            await asyncio.wait({self.gone}, timeout=grace)
+        self.kill()  # also when it has exited: children of its own may have stayed
+        code = await self.gone
+        await asyncio.wait({self._log.ended}, timeout=LAST_WORDS_SECONDS)
+        self._output.close()
+        self._log.finish()
+        os.close(self._stdin)
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL to it and all its descendants, if there are any."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
+            os.killpg(self.pid, number)
+
+
+async def started(argv: Sequence[str], environment: Mapping[str, str], log: Log) -> Process:
+    """A process that runs `argv` ("python" is our interpreter) with `environment` added to ours, writing to `log`.
+
+    Raises OSError when there is no process or pipe to be had. Stdin is a pipe that ends when we do: where the kernel
+    cannot kill our children with us, they notice. Pipes are ours and not asyncio's, whose `wait` may hang on those
+    that a grandchild keeps open. Call it from the thread that lives longest (see guard.py).
+    """
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        stdin_theirs, stdin = _pipe(theirs, ours)
+        output, output_theirs = _pipe(ours, theirs)
+        child = await asyncio.create_subprocess_exec(
+            *_guarded(argv),
+            stdin=stdin_theirs,
+            stdout=output_theirs,
+            stderr=output_theirs,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        ours.pop_all()
+    transport, protocol = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: _Output(log), os.fdopen(output, "rb", buffering=0)
+    )
+    return Process(child, stdin, transport, protocol)
+
+
+def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe of which each end is closed with its owner's stack."""
+    ends = os.pipe()
+    reader.callback(os.close, ends[0])
+    writer.callback(os.close, ends[1])
+    return ends
+
+
+def _guarded(argv: Sequence[str]) -> tuple[str, ...]:
+    program = sys.executable if argv[0] == "python" else argv[0]
+    return (sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), program, *argv[1:])
+
+
+class _Output(asyncio.Protocol):
+    """Feeds a log with what comes through a pipe, until its last writer is gone."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self._log.feed(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def finish(self) -> None:
+        self._log.finish()

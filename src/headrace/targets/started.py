@@ -1,0 +1,214 @@
+"""A replica that is ours: its process from start to end, again and again, as states with reasons."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+
+from headrace.engines.base import Engine, Launch, Placement
+from headrace.targets import probes
+from headrace.targets.addresses import Addresses, free_port
+from headrace.targets.base import Replica, Start, State
+from headrace.targets.logs import Log
+from headrace.targets.process import Process, started
+from headrace.targets.timing import Timing
+from headrace.traffic import Endpoint
+from headrace.units import show_duration
+
+_LONGEST_REASON = 1000
+
+
+class Started:
+    """Runs one replica. `replica` is how it is now; `tell` is called when that changes its state.
+
+    One task owns the process: it starts it, watches it, ends it and only then says FAILED, or completes after a stop.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        placement: Placement,
+        engine: Engine,
+        addresses: Addresses,
+        log: Log,
+        timing: Timing,
+        clock: Callable[[], float],
+        tell: Callable[[], None],
+    ) -> None:
+        self.log = log
+        self._placement, self._engine, self._addresses = placement, engine, addresses
+        self._timing, self._clock, self._tell = timing, clock, tell
+        self._failures = 0
+        self._begun = clock()
+        self._ready_at: float | None = None
+        self._stop = asyncio.Event()
+        self.replica = Replica(
+            start.replica, start.model, placement, State.STARTING, start.reason, since=clock(), slots=start.slots
+        )
+        self.task = asyncio.create_task(self._run())
+
+    def again(self, reason: str) -> None:
+        """Start it again after a failure."""
+        self._enter(State.STARTING, reason, exit_code=None, retry_at=None, restarts=self.replica.restarts + 1)
+        self.task = asyncio.create_task(self._run())
+
+    def drain(self, reason: str) -> None:
+        """Publish that it takes no new requests."""
+        endpoint = self.replica.endpoint
+        self._enter(State.DRAINING, reason, endpoint=replace(endpoint, slots=0) if endpoint else None)
+
+    def stop(self, reason: str) -> None:
+        """End it; `task` is done when it is gone."""
+        self._enter(State.STOPPED, reason, endpoint=None, retry_at=None)
+        self._stop.set()
+
+    def refresh(self, memory_bytes: int | None) -> None:
+        """Note what memory it takes."""
+        self.replica = replace(self.replica, memory_bytes=memory_bytes)
+
+    async def _run(self) -> None:
+        address, socket = self._address()
+        key = secrets.token_urlsafe(32)
+        self.log.hide(key)
+        launch = self._engine.launch(self._placement, address)
+        self._begun = self._clock()
+        try:
+            process = await started(launch.argv, _environment(launch, key), self.log)
+        except OSError as error:
+            return self._over(f"could not be started: {error.strerror or error}", None)
+        self.replica = replace(self.replica, pid=process.pid)
+        try:
+            verdict = await self._until_over(process, address, key)
+            code = await process.end(self._timing.grace if self._stop.is_set() else 0)
+        except BaseException:  # this task is cancelled or has a bug: the process still must not outlive it
+            process.kill()
+            raise
+        finally:
+            if socket:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(socket)
+        self._over(verdict or _exited(code, self._clock() - self._begun), code)
+
+    def _address(self) -> tuple[str, str | None]:
+        """(where the replica shall listen, its socket's path if that is one)."""
+        if not self._engine.sockets:
+            return f"http://127.0.0.1:{free_port()}", None
+        path = str(self._addresses.socket(self.replica.name))
+        return f"unix:{path}", path
+
+    async def _until_over(self, process: Process, address: str, key: str) -> str | None:
+        """Until the process is gone or asked to stop (None), or found to be beyond help (why)."""
+        attend = asyncio.create_task(self._attend(address, key))
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({process.gone, attend, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return attend.result() if attend.done() else None
+        finally:
+            await _cancelled(attend, stop)
+
+    async def _attend(self, address: str, key: str) -> str:
+        """Bring it to READY, then keep asking; returns only when it must be killed, with the reason."""
+        try:
+            async with asyncio.timeout(self._timing.load_limit):
+                await self._until_ready(address, key)
+        except TimeoutError:
+            return f"was not ready after {show_duration(self._timing.load_limit)}"
+        self._publish(address, key)
+        scrape = asyncio.create_task(self._scrape(address, key))
+        try:
+            return await self._until_hung(address, key)
+        finally:
+            await _cancelled(scrape)
+
+    async def _until_ready(self, address: str, key: str) -> None:
+        while True:
+            health = await probes.health(address, self._engine.ready_path, self._timing.health_timeout, key)
+            if health.ready:
+                return
+            if health.loading and self.replica.state is State.STARTING:
+                self._enter(State.LOADING, "the engine loads the model")
+            await asyncio.sleep(self._timing.load_probe)
+
+    def _publish(self, address: str, key: str) -> None:
+        if self.replica.state not in (State.STARTING, State.LOADING):
+            return  # drained or stopped in the meantime
+        placement = self._placement
+        endpoint = Endpoint(
+            self.replica.name, placement.model, address, placement.slots, placement.model, self._engine.folds, key
+        )
+        self._ready_at = self._clock()
+        waited = show_duration(self._ready_at - self._begun)
+        self._enter(State.READY, f"ready after {waited}", endpoint=endpoint)
+
+    async def _until_hung(self, address: str, key: str) -> str:
+        failures, first = 0, self._clock()
+        while failures < self._timing.health_failures:
+            await asyncio.sleep(self._timing.health)
+            asked = self._clock()
+            health = await probes.health(address, self._engine.ready_path, self._timing.health_timeout, key)
+            failures, first = (0, asked) if health.ready else (failures + 1, first if failures else asked)
+        return f"did not answer {self._engine.ready_path} for {show_duration(self._clock() - first)}: {health.trouble}"
+
+    async def _scrape(self, address: str, key: str) -> None:
+        while True:
+            model, timeout = self._placement.model, self._timing.health_timeout
+            reading = await probes.reading(self._engine, address, model, timeout, key)
+            self.replica = replace(self.replica, reading=reading)
+            await asyncio.sleep(self._timing.scrape)
+
+    def _over(self, reason: str, code: int | None) -> None:
+        if self._stop.is_set():
+            self.replica = replace(self.replica, pid=None, exit_code=code, memory_bytes=None, reading=None)
+            self._tell()
+        else:
+            self._fail(reason, code)
+
+    def _fail(self, what: str, code: int | None) -> None:
+        """FAILED, with when to try again and the last that it said; with more of it when that was the last try."""
+        now, policy = self._clock(), self._timing.restarts
+        ready_seconds = 0.0 if self._ready_at is None else now - self._ready_at
+        self._failures, self._ready_at = policy.failures(self._failures, ready_seconds), None
+        retry_at = policy.retry_at(self._failures, now)
+        if retry_at is None:
+            what = f"failed {self._failures} times in a row and is not started again: {what}"
+        reason = _with_last_words(what, self.log.last(5 if retry_at is None else 1))
+        gone = {"endpoint": None, "pid": None, "memory_bytes": None, "reading": None}
+        self._enter(State.FAILED, reason, exit_code=code, retry_at=retry_at, **gone)
+
+    def _enter(self, state: State, reason: str, **facts: object) -> None:
+        self.replica = self.replica.entered(state, self._clock(), reason, **facts)
+        self._tell()
+
+
+def _environment(launch: Launch, key: str) -> dict[str, str]:
+    secret = {launch.key_variable: key} if launch.key_variable else {}
+    return {**launch.environment, **secret}
+
+
+def _exited(code: int, seconds: float) -> str:
+    how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+    return f"{how} after {show_duration(seconds)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
+
+
+def _with_last_words(what: str, lines: list[str]) -> str:
+    if not lines:
+        return f"{what}; it wrote nothing"
+    title = "last line" if len(lines) == 1 else f"last {len(lines)} lines"
+    return f"{what}; {title}: {' | '.join(line.strip()[:300] for line in lines)}"[:_LONGEST_REASON]
+
+
+async def _cancelled(*tasks: asyncio.Task[str] | asyncio.Task[None] | asyncio.Task[bool]) -> None:
+    """Cancel `tasks` and wait until they are done; what they failed with is raised by whoever asked for it before."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,69 @@
+"""Sockets: short enough, private, different, and cleaned up."""
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from headrace.targets.addresses import LONGEST_SOCKET_PATH, Addresses, free_port, short_name
+
+
+@pytest.fixture(params=["short", "long"])
+def run_dir(request, tmp_path):
+    folder = tmp_path / ("r" * 200 if request.param == "long" else "r")
+    folder.mkdir()
+    return folder
+
+
+def test_a_socket_can_be_bound_whatever_the_folder_and_the_name(run_dir):
+    addresses = Addresses(run_dir)
+    path = addresses.socket("org/a-model:with.a.long-name" * 4 + "-1")
+    assert len(os.fsencode(path)) <= LONGEST_SOCKET_PATH
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not addresses.socket("org/a-model:with.a.long-name" * 4 + "-1").exists()
+    addresses.close()
+    assert not path.parent.exists()
+
+
+def test_two_targets_in_one_folder_do_not_meet(tmp_path):
+    first, second = Addresses(tmp_path), Addresses(tmp_path)
+    assert first.socket("chat-1") != second.socket("chat-1")
+    first.close()
+    assert second.socket("chat-1").parent.exists()
+    second.close()
+
+
+def test_what_a_killed_headrace_left_is_removed_and_what_lives_stays(tmp_path):
+    left = tmp_path / "headrace-left"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "chat-1.sock").touch()
+    other = tmp_path / "headrace-of-someone"
+    other.mkdir()
+    alive = Addresses(tmp_path)
+    Addresses(tmp_path).close()
+    assert not left.exists()
+    assert other.exists()
+    assert alive.socket("chat-1").parent.exists()
+    alive.close()
+
+
+@pytest.mark.parametrize("name", ["chat-1", "a" * 40])
+def test_a_plain_name_stays_as_it_is(name):
+    assert short_name(name) == name
+
+
+def test_other_names_stay_different():
+    names = ["a/b-1", "a.b-1", "a_b-1", "x" * 100 + "-1", "y" + "x" * 99 + "-1"]
+    short = [short_name(name) for name in names]
+    assert len(set(short)) == len(names)
+    assert all(len(name) <= 40 and Path(name).name == name for name in short)
+
+
+def test_a_free_port_can_be_bound():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port()))
