@@ -143,7 +143,7 @@ async def _fetched(spec: Spec, options: Options, terminal: Terminal) -> Mapping[
 
 async def _run(spec: Spec, planned: Plan, gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer") -> None:
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        target = LocalTarget(engines(), Path(folder), _keys(planned))
+        target = LocalTarget(engines(), Path(folder), _keys(planned), logs=_log_folder(spec, announcer.address))
         loop = view.loop = Loop(planned, target, gateway, announcer.heard)
         task = asyncio.create_task(loop.run())
         gc.collect()
@@ -160,6 +160,16 @@ async def _run(spec: Spec, planned: Plan, gateway: Gateway, view: View, stop: "_
             await target.close()
     if announcer.failed.is_set():
         raise ReplicaError("No model could be started.", announcer.reasons())
+
+
+def _log_folder(spec: Spec, address: str) -> Path | None:
+    """Where logs outlive the run: in the cache, by port; None where that cannot be written."""
+    folder = Path(spec.weights.cache or default_root(), "logs", address.rpartition(":")[2])
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _keys(planned: Plan) -> dict[str, str]:
@@ -233,7 +243,7 @@ class _Announcer:
         self.terminal = terminal
         self.failed = asyncio.Event()
         self._tasks: dict[str, Task | None] = {model.name: model.task for model in planned.models}
-        self._address = address
+        self.address = address
         self._remark = remark
         self._began = monotonic()
         self._statuses: dict[str, ModelStatus] = {}
@@ -270,9 +280,9 @@ class _Announcer:
     def _welcome(self) -> str:
         name, task = next(iter(self._tasks.items()))
         return f"""
-Listening on {self._address}/v1 (OpenAI's API). Try:{self._remark and " " + self._remark}
+Listening on {self.address}/v1 (OpenAI's API). Try:{self._remark and " " + self._remark}
 
-  {_example(self._address, name, task)}
+  {_example(self.address, name, task)}
 
 Ctrl-C drains and stops; headrace status and headrace logs {name} tell more."""
 

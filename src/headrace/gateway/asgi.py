@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
 
@@ -76,7 +77,7 @@ class Call:
             "http_version": "1.0" if request.head.http10 else "1.1",
             "method": request.head.method,
             "scheme": "http",
-            "path": request.head.path,
+            "path": unquote(request.head.path),
             "raw_path": request.head.path.encode("latin-1"),
             "query_string": request.head.target.partition(b"?")[2],
             "root_path": "",
@@ -122,6 +123,8 @@ class Call:
         self._client.write(response_head(line, self._lines(), framing, self._request_id, self._client.closing))
 
     def _write(self, body: bytes, more: bool) -> None:
+        if self._request.head.method == "HEAD":
+            return
         if body:
             self._client.write(body if self._request.head.http10 else chunk(body))
         if not more and not self._request.head.http10:

@@ -3,7 +3,7 @@
 Engines that notice a lost client only while they stream are always asked for a stream; see `Endpoint.folds`.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,6 +13,34 @@ EVENT_LIMIT = 16 * 1024 * 1024
 """Bytes of one event; a longer one is a broken answer."""
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+Index = Annotated[int, msgspec.Meta(ge=0, lt=1024)]
+Text = str | None
+
+
+class _Function(msgspec.Struct):
+    name: Text = None
+    arguments: Text = None
+
+
+class _Call(msgspec.Struct):
+    index: Index = 0
+    id: Text = None
+    type: Text = None
+    function: _Function | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: Index = 0
+    finish_reason: Text = None
+    delta: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    text: str | msgspec.UnsetType = msgspec.UNSET
+    logprobs: dict[str, Any] | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int = 0
 
 
 class BrokenStream(Exception):
@@ -73,60 +101,67 @@ class Fold:
             raise BrokenStream(f"an event is not JSON: {text[:60]!r}") from None
         try:
             self._take(event, text)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            raise BrokenStream(f"an event has an unknown shape: {text[:60]!r}") from None
+        except msgspec.ValidationError as error:
+            raise BrokenStream(f"an event has an unknown shape ({error}): {text[:60]!r}") from None
 
     def _take(self, event: dict[str, Any], text: bytes) -> None:
         if "error" in event:
             self.error = engine_error(500, text)
             return
         if usage := event.get("usage"):
-            self._usage = {key: usage[key] for key in usage if key.endswith(("_tokens", "_details"))}
+            counted = msgspec.convert(usage, _Usage)
+            details = {key: usage[key] for key in usage if key.endswith("_details")}
+            self._usage = {
+                "prompt_tokens": counted.prompt_tokens,
+                "completion_tokens": counted.completion_tokens,
+                "total_tokens": counted.prompt_tokens + counted.completion_tokens,
+                **details,
+            }
         self._keep_head(event)
-        for part in event.get("choices") or ():
+        for part in msgspec.convert(event.get("choices") or [], list[_Choice]):
             self._merge(part)
 
     def _keep_head(self, event: dict[str, Any]) -> None:
         if self._head:
             return
         kept = {key: value for key, value in event.items() if key not in ("choices", "usage", "timings")}
-        kept["object"] = {"chat.completion.chunk": "chat.completion"}.get(kept.get("object", ""), kept.get("object"))
+        if kept.get("object") == "chat.completion.chunk":
+            kept["object"] = "chat.completion"
         self._head = kept
 
-    def _merge(self, part: dict[str, Any]) -> None:
-        choice = self._choices.setdefault(part.get("index", 0), {"index": part.get("index", 0), "finish_reason": None})
-        if part.get("finish_reason"):
-            choice["finish_reason"] = part["finish_reason"]
-        if part.get("logprobs"):
-            _join_logprobs(choice, part["logprobs"])
-        if "delta" in part:
-            self.events += bool(any(part["delta"].get(key) for key in ("content", "reasoning_content", "tool_calls")))
-            _join(choice.setdefault("message", {}), part["delta"])
-        elif "text" in part:
-            self.events += bool(part["text"])
-            choice["text"] = choice.get("text", "") + part["text"]
+    def _merge(self, part: _Choice) -> None:
+        choice = self._choices.setdefault(part.index, {"index": part.index, "finish_reason": None})
+        if part.finish_reason:
+            choice["finish_reason"] = part.finish_reason
+        if part.logprobs:
+            _join_logprobs(choice, part.logprobs)
+        if part.delta is not msgspec.UNSET:
+            self.events += any(part.delta.get(key) for key in ("content", "reasoning_content", "tool_calls"))
+            _join(choice.setdefault("message", {}), part.delta)
+        elif part.text is not msgspec.UNSET:
+            self.events += bool(part.text)
+            choice["text"] = choice.get("text", "") + part.text
 
 
 def _join(message: dict[str, Any], delta: dict[str, Any]) -> None:
     """Texts grow; tool calls grow by their index; anything else is set once."""
     for key, value in delta.items():
         if key == "tool_calls" and value:
-            _join_calls(message.setdefault("tool_calls", {}), value)
+            _join_calls(message.setdefault("tool_calls", {}), msgspec.convert(value, list[_Call]))
         elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
             message[key] += value
         elif value is not None or key not in message:
             message[key] = value
 
 
-def _join_calls(calls: dict[int, dict[str, Any]], parts: list[dict[str, Any]]) -> None:
-    """`calls` are kept by index, for an index is a number that an engine may send however large."""
+def _join_calls(calls: dict[int, dict[str, Any]], parts: list[_Call]) -> None:
     for part in parts:
         new = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-        call, function = calls.setdefault(part.get("index", 0), new), part.get("function") or {}
-        call["id"] = part.get("id") or call["id"]
-        call["type"] = part.get("type") or call["type"]
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        call, function = calls.setdefault(part.index, new), part.function or _Function()
+        call["id"] = part.id or call["id"]
+        call["type"] = part.type or call["type"]
+        call["function"]["name"] += function.name or ""
+        call["function"]["arguments"] += function.arguments or ""
 
 
 def _join_logprobs(choice: dict[str, Any], logprobs: dict[str, Any]) -> None:
@@ -142,7 +177,7 @@ def _finished(choice: dict[str, Any]) -> dict[str, Any]:
     choice.setdefault("logprobs", None)
     if "message" in choice:
         message = choice["message"]
-        if "tool_calls" in message:
+        if message.get("tool_calls"):
             message["tool_calls"] = [call for _, call in sorted(message["tool_calls"].items())]
         message.setdefault("content", None)
         message.setdefault("role", "assistant")

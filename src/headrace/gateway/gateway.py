@@ -156,13 +156,18 @@ class Gateway:
             return nothing_at(path)
         return None
 
+    def request_id(self, head: RequestHead | None) -> bytes:
+        """The client's own X-Request-Id, if it may be repeated in a head, else a new one."""
+        given = head.known.get(b"x-request-id") if head is not None else None
+        if given is not None and _sane(given):
+            return given
+        self._serial += 1
+        return b"%s-%x" % (self._prefix, self._serial)
+
     def handle(self, client: Client, request: Request) -> None:
         """Answer a request, now or later: `client.finished` is called exactly once."""
         path = request.head.path
-        self._serial += 1
-        request_id = request.head.known.get(b"x-request-id")
-        if request_id is None or not _sane(request_id):
-            request_id = b"%s-%x" % (self._prefix, self._serial)
+        request_id = self.request_id(request.head)
         if path not in PATHS:
             Call(client, request, request_id, self._app, self._loop).start()
             return

@@ -86,7 +86,7 @@ def peek(path: str, body: bytes) -> Ask:
         raise Refusal(400, 'The body names no model. Add "model"; GET /v1/models lists them.', "missing_model", param="model")
     needed = _NEEDED[path]
     given = fields.get(needed)
-    if given is None or (bytes(given) in (_NULL, b"[]", b'""') and needed != "prompt"):
+    if given is None or (needed != "prompt" and _is_empty(bytes(given))):
         raise Refusal(400, f'"{needed}" is missing or empty.', "missing_required_parameter", param=needed)
     return Ask(
         model=model,
@@ -95,6 +95,10 @@ def peek(path: str, body: bytes) -> Ask:
         fields=fields,
         sound=body.count(b'"model"') == 1 and body.count(b'"stream"') <= 1 and b"\\u" not in body,
     )
+
+
+def _is_empty(value: bytes) -> bool:
+    return value in (_NULL, b'""') or (value[:1] == b"[" and not value[1:-1].strip())
 
 
 def _flag(fields: dict[str, msgspec.Raw]) -> bool:
@@ -210,7 +214,7 @@ def engine_error(status: int, body: bytes) -> Refusal:
         return Refusal(400, message, "context_length_exceeded", source="engine", param="messages")
     if status == 501 or (status == 500 and "too large to process" in message):
         status, code = 400, code or ("unsupported" if status == 501 else "input_too_long")
-    kind = error.type if error.type and status < 500 else _TYPES.get(status)
+    kind = error.type if error.type and status < 500 and error.type != "server_error" else _TYPES.get(status)
     kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
     return Refusal(status, message, code or kind, kind, error.param, "engine")
 

@@ -71,7 +71,7 @@ class Reader:
         "phase",
         "ready",
         "refused",
-        "refused_method",
+        "refused_head",
     )
 
     def __init__(self, memo: HeadMemo, judge: Judge, body_limit: int, go_on: Callable[[], None]) -> None:
@@ -92,8 +92,8 @@ class Reader:
         self.phase: Literal["idle", "head", "body"] = "idle"
         """What is being read of the next request."""
         self.refused = False
-        self.refused_method = ""
-        """The method of the refused request, as far as it is known."""
+        self.refused_head: RequestHead | None = None
+        """The head of the refused request, if it was read."""
 
     def feed(self, data: bytes) -> None:
         """Read more."""
@@ -113,7 +113,7 @@ class Reader:
         """Refuse what is being read, after what was read before it has been answered."""
         if not self.refused:
             self.refused = True
-            self.refused_method = self._head.method if self._head else ""
+            self.refused_head = self._head
             self.ready.append(refusal)
 
     def _parse(self, data: bytes) -> None:

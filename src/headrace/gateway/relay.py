@@ -147,12 +147,12 @@ class Splice:
 
     def ended(self) -> None:
         exchange = self._exchange
-        if not self.begun:
-            self.begun = True
-            self._client.write(self._own_head() + (self._held if self._raw else b""))
-        elif self._head.event_stream and not _is_done(self._tail):
+        if self._head.event_stream and not _is_done(self._tail):
             exchange.broken(f"{exchange.replica} ended the stream without [DONE]", stale=False)
             return
+        if not self.begun:  # an answer without a body
+            self.begun = True
+            self._client.write(self._own_head())
         if self._chunked:
             self._client.write(last_chunk())
         exchange.completed(self._head.status, self._usage(), self._first_at)

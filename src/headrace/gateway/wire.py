@@ -162,8 +162,9 @@ class Client(asyncio.Protocol):
     def _answer(self, request: Request | Refusal) -> None:
         if isinstance(request, Refusal):
             self._close = True
-            self._is_head = self._reader.refused_method == "HEAD"
-            self.refuse(request, b"-")
+            head = self._reader.refused_head
+            self._is_head = head is not None and head.method == "HEAD"
+            self.refuse(request, self._gateway.request_id(head))
             self._linger()
         else:
             self._is_head = request.head.method == "HEAD"

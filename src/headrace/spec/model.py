@@ -195,7 +195,7 @@ class WeightsSpec(_Strict):
 
     cache: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="Folder of the one cache that all models and processes share. Default: HEADRACE_CACHE, else ~/.cache/headrace.",
+        description="Folder of the one cache for all models and processes. Default: HEADRACE_CACHE, else ~/.cache/headrace.",
     )
 
 

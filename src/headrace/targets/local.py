@@ -16,8 +16,10 @@ from headrace.targets.watched import Watched
 
 
 class LocalTarget:
-    """A Target whose replicas end with it. `run_dir` gets the sockets and `logs/`; `keys` are the API keys of servers
-    that are not ours, by model; `clock` gives monotonic seconds. Make it inside the event loop, in the main thread.
+    """A Target whose replicas end with it. `run_dir` gets the sockets, `logs` (default: a folder in it) what replicas write.
+
+    `keys` are the API keys of servers that are not ours, by model; `clock` gives monotonic seconds. Make it inside the event
+    loop, in the main thread.
     """
 
     def __init__(
@@ -27,12 +29,14 @@ class LocalTarget:
         keys: Mapping[str, str] | None = None,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        logs: Path | None = None,
     ) -> None:
         self._engines, self._keys, self._clock = engines, keys or {}, clock
         self._timing = timing or Timing()
-        self._logs = run_dir / "logs"
+        self._logs = logs or run_dir / "logs"
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._logs.mkdir(mode=0o700, exist_ok=True)
+        self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._addresses = Addresses(run_dir)
         self._members: dict[str, Started | Watched] = {}
         self._changed = asyncio.Event()
