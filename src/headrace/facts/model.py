@@ -25,11 +25,37 @@ _SCALES = ("_scale", "_scale_inv", ".scales", ".qzeros", ".g_idx", "_zero_point"
 
 
 @dataclass(frozen=True, slots=True)
+class CacheGroup:
+    """Layers whose cache is alike.
+
+    `full` keeps every token, `window` and `chunk` the last `window` tokens, `latent` one compressed vector per token (MLA),
+    `state` a fixed amount per request (Mamba, linear attention). `numbers` are the numbers kept per token, layer and KV head,
+    key and value together (latent: kv_lora_rank + rope dimension, with one head; state: per request and layer, with one head).
+    """
+
+    kind: Literal["full", "window", "chunk", "latent", "state"]
+    layers: int
+    kv_heads: int
+    numbers: int
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts: of `count` in a layer a token uses `per_token`; `parameters` are those of all routed experts."""
+
+    count: int
+    per_token: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What is true of a model. None means the files do not say.
 
-    `cache_bytes_per_token` is the KV cache of one token over all layers at 16 bits per number:
-    2 (key and value) x layers x kv_heads x head_dim x 2 bytes; 0 for encoders, which keep none.
+    `cache_bytes_per_token` is the KV cache of one token over all layers whose cache grows with every token, at 16 bits per number:
+    2 (key and value) x layers x kv_heads x head_dim x 2 bytes for plain attention; 0 for encoders, which keep none.
+    `cache` says it layer by layer; `parameters_active` are those that one token uses; `doubts` name what was not understood.
     """
 
     architecture: str
@@ -48,6 +74,11 @@ class ModelFacts:
     chat_template: bool
     encoder: bool
     """An encoder (BERT and its kin): it embeds and cannot generate."""
+    cache: tuple[CacheGroup, ...] = ()
+    intermediate: int | None = None
+    experts: Experts | None = None
+    parameters_active: int | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def of(weights: Weights) -> ModelFacts:
