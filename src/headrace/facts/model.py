@@ -53,7 +53,7 @@ class Experts:
 class ModelFacts:
     """What is true of a model. None means the files do not say.
 
-    `cache_bytes_per_token` is the KV cache of one token over all layers whose cache grows with every token, at 16 bits per number:
+    `cache_bytes_per_token` is the KV cache of one token over all layers whose cache grows with tokens, at 16 bits per number:
     2 (key and value) x layers x kv_heads x head_dim x 2 bytes for plain attention; 0 for encoders, which keep none.
     `cache` says it layer by layer; `parameters_active` are those that one token uses; `doubts` name what was not understood.
     """

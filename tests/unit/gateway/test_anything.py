@@ -1,4 +1,4 @@
-"""Promise 1 under everything at once: requests end in a whole answer, a clear error or their client's leaving; slots are freed."""
+"""Promise 1 under everything at once: each request ends in an answer, a clear error or its client leaving; no slot is lost."""
 
 import asyncio
 import json
