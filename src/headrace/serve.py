@@ -320,9 +320,21 @@ async def _in_thread(work: Callable[[], T]) -> T:
     return await future
 
 
+def _raise_file_limit() -> None:
+    """Every stream takes two descriptors, and the usual soft limit is 1,024: use all that the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve on the fastest event loop there is."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    _raise_file_limit()
     try:
         import uvloop
     except ImportError:  # Windows, and platforms without a wheel

@@ -103,7 +103,7 @@ class Queue(Generic[Ticket]):
             return []
         if served:
             self._learn(now - held[0])
-        return self._next(now)
+        return self._next(now) if self._waiting else []
 
     def resized(self, slots: Mapping[str, int], now: float) -> list[Effect[Ticket]]:
         """The replicas that may be used now, with their slots. Requests on replicas that are gone stay counted to their end."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from headrace.gateway.admission import Effect, Reject, Serve
 from headrace.gateway.http import Request, ResponseHead, chunk, request_head, response_head
-from headrace.gateway.openai import Ask, Refusal, Usage, rewritten
-from headrace.gateway.relay import Folding, Relay, Splice, Translating
+from headrace.gateway.openai import Ask, Refusal, Usage, rewritten, usage_in
+from headrace.gateway.relay import TAIL_BYTES, Folding, Relay, Splice, Translating
 from headrace.gateway.upstream import Pool, Upstream
 from headrace.units import show_duration
 
@@ -163,6 +163,19 @@ class Exchange:
         else:
             self._relay = Splice(self, head)
 
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """The whole answer, by the shortest way to the client."""
+        self._upstream = None
+        self.first_byte()
+        if self.opened:  # the client was promised a stream: what came is one event of it, not an answer to it
+            self._relay = Splice(self, head)
+            self._relay.body(body, None)
+            self._relay.ended()
+            return
+        framing = b"Content-Length: %d\r\n" % head.length
+        self.client.write(response_head(head.status_line, head.lines, framing, self.request_id, self.client.closing) + body)
+        self.completed(head.status, usage_in(body[-TAIL_BYTES:]), 0.0)
+
     def body(self, data: bytes, upstream: Upstream) -> None:
         """Bytes of the answer, with their framing."""
         if self._relay is not None:
@@ -228,10 +241,15 @@ class Exchange:
         self.refuse(self.model.overloaded(effect.cause, effect.retry_after))
 
     def cancel(self) -> None:
-        """The client is gone: free the engine at once."""
+        """The client is gone: free the engine at once. Many clients leave at [DONE], before the end of the framing."""
         if self._over:
             return
+        if self._upstream is not None and self._upstream.chunks is not None:
+            self.chunks_seen = self._upstream.chunks.count
         self._drop_upstream()
+        if self._relay is not None and self._relay.given():
+            self._relay.settle()
+            return
         self.model.stats.disconnects += 1
         self._finish(499, served=False)
 

@@ -212,6 +212,10 @@ class Chunks:
         if self._trailer:
             return self._walk_trailer(data, 0)
         position, end = 0, len(data)
+        size = _CHUNK_SIZE.match(data) if payload is None and not self._left else None
+        if size is not None and end == size.end() + (length := int(size[1], 16)) + 2 and length:
+            self.count += 1  # one whole chunk, as engines send them
+            return data
         while position < end:
             if self._left:
                 step = min(self._left, end - position)

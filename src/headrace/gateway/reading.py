@@ -16,36 +16,51 @@ from headrace.gateway.openai import Refusal
 
 Judge = Callable[[RequestHead], Refusal | None]
 
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,15})\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,15})(?=\r\n)", re.IGNORECASE)
 _HEADS = 1024
 
 
+class KnownHead:
+    """A legal head, as the bytes before and behind the number of its Content-Length."""
+
+    __slots__ = ("after", "before", "head")
+
+    def __init__(self, before: bytes, after: bytes, head: RequestHead) -> None:
+        self.before = before
+        self.after = after
+        self.head = head
+
+    def request(self, data: bytes, body_limit: int) -> Request | None:
+        """The request that `data` is, when it is exactly one, whole, with this head."""
+        if not data.startswith(self.before):
+            return None
+        start = len(self.before)
+        end = data.find(b"\r", start)
+        number = data[start:end]
+        if not data.startswith(self.after, end) or not number.isdigit() or len(number) > 15:
+            return None
+        body = data[end + len(self.after) :]
+        return Request(self.head, body) if len(body) == int(number) <= body_limit else None
+
+
 class HeadMemo:
-    """Legal heads by their bytes without the value of Content-Length; shared by all connections."""
+    """Heads that llhttp found legal, shared by all connections."""
 
     __slots__ = ("_heads",)
 
     def __init__(self) -> None:
-        self._heads: dict[bytes, RequestHead] = {}
+        self._heads: dict[tuple[bytes, bytes], KnownHead] = {}
 
-    def request(self, data: bytes, body_limit: int) -> Request | None:
-        """The request that `data` is, when it is exactly one, whole, with a known head."""
-        end = data.find(b"\r\n\r\n")
-        length = _LENGTH.search(data, 0, end + 2)
-        if length is None or len(data) - end - 4 != int(length[1]) or int(length[1]) > body_limit:
+    def keep(self, data: bytes, request: Request) -> KnownHead | None:
+        """The head of `request`, which was parsed from exactly `data`, if it is one that can be known again."""
+        end = data.find(b"\r\n\r\n") + 4
+        length = _LENGTH.search(data, 0, end)
+        if length is None or end > HEAD_LIMIT or len(data) - end != int(length[1]) or b"expect" in request.head.known:
             return None
-        head = self._heads.get(data[: length.start(1)] + data[length.end(1) : end])
-        return Request(head, data[end + 4 :]) if head is not None else None
-
-    def keep(self, data: bytes, request: Request) -> None:
-        """Remember the head of `request`, which was parsed from exactly `data`."""
-        end = data.find(b"\r\n\r\n")
-        length = _LENGTH.search(data, 0, end + 2)
-        if length is None or end > HEAD_LIMIT or len(data) - end - 4 != int(length[1]) or b"expect" in request.head.known:
-            return
+        key = data[: length.start(1)], data[length.end(1) : end]
         if len(self._heads) >= _HEADS:
             self._heads.clear()
-        self._heads[data[: length.start(1)] + data[length.end(1) : end]] = request.head
+        return self._heads.setdefault(key, KnownHead(*key, request.head))
 
 
 class Reader:
@@ -63,6 +78,7 @@ class Reader:
         "_head",
         "_headers",
         "_judge",
+        "_known",
         "_memo",
         "_parser",
         "_size",
@@ -76,6 +92,7 @@ class Reader:
 
     def __init__(self, memo: HeadMemo, judge: Judge, body_limit: int, go_on: Callable[[], None]) -> None:
         self._memo = memo
+        self._known: KnownHead | None = None  # the last head of this connection
         self._judge = judge
         self._body_limit = body_limit
         self._go_on = go_on
@@ -100,12 +117,12 @@ class Reader:
         if self.refused:
             return
         if self.phase == "idle":
-            if (request := self._memo.request(data, self._body_limit)) is not None:
+            if self._known is not None and (request := self._known.request(data, self._body_limit)) is not None:
                 self.ready.append(request)
                 return
             self._parse(data)
             if self.phase == "idle" and len(self.ready) == 1 and isinstance(only := self.ready[0], Request):
-                self._memo.keep(data, only)
+                self._known = self._memo.keep(data, only)
         else:
             self._parse(data)
 
@@ -191,6 +208,8 @@ class Reader:
     def _first_judgement(self, head: RequestHead) -> Refusal | None:
         """What makes a request illegal, or more than is read, whoever it is for."""
         headers, known = head.headers, head.known
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            return Refusal(505, "HTTP/1.1 and HTTP/1.0 are spoken here.", "http_version_not_supported")
         if len(headers) > HEADER_LIMIT or self._size_of_head() > HEAD_LIMIT:
             return _too_large_head()
         hosts = sum(name == b"host" for name, _ in headers)

@@ -10,7 +10,7 @@ from headrace.gateway.openai import Usage, engine_error, first_event_error, may_
 if TYPE_CHECKING:
     from headrace.gateway.exchange import Exchange
 
-TAIL_BYTES = 4096
+TAIL_BYTES = 2048
 """How much of an answer's end is kept to find its usage."""
 ERROR_BYTES = 64 * 1024
 """How much of an engine's error is read."""
@@ -35,6 +35,12 @@ class Relay(Protocol):
     def ended(self) -> None:
         """The body is complete."""
 
+    def given(self) -> bool:
+        """Whether the client has all of the answer, though not the end of its framing."""
+
+    def settle(self) -> None:
+        """Count the answer as complete."""
+
     def farewell(self, event: bytes) -> bytes:
         """The bytes that carry `event` to a client in the middle of the answer; empty where that cannot be."""
 
@@ -52,8 +58,9 @@ class Splice:
         "_first_at",
         "_head",
         "_held",
+        "_kept",
+        "_pieces",
         "_raw",
-        "_tail",
         "begun",
     )
 
@@ -63,7 +70,8 @@ class Splice:
         self._head = head
         self._chunked = not exchange.request.head.http10 and (exchange.opened or head.framing in ("chunked", "close"))
         self._raw = self._chunked == (head.framing == "chunked")
-        self._tail = b""
+        self._pieces: list[bytes] = []
+        self._kept = 0
         self._held = b""
         self._content = b""
         self._chunks: Chunks | None = None
@@ -89,7 +97,15 @@ class Splice:
         self._client.write(data)
 
     def _keep(self, data: bytes) -> None:
-        self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+        """Remember the end of the answer, in pieces: joining them for each chunk would cost more than passing it on."""
+        self._pieces.append(data)
+        self._kept += len(data)
+        while self._kept - len(self._pieces[0]) >= TAIL_BYTES:
+            self._kept -= len(self._pieces.pop(0))
+
+    @property
+    def _tail(self) -> bytes:
+        return b"".join(self._pieces)
 
     def _payload(self, data: bytes, chunks: Chunks) -> bytes:
         payload: list[bytes] = []
@@ -155,14 +171,21 @@ class Splice:
             self._client.write(self._own_head())
         if self._chunked:
             self._client.write(last_chunk())
-        exchange.completed(self._head.status, self._usage(), self._first_at)
+        self.settle()
+
+    def given(self) -> bool:
+        return self.begun and self._head.event_stream and _is_done(self._tail)
+
+    def settle(self) -> None:
+        self._exchange.completed(self._head.status, self._usage(), self._first_at)
 
     def _usage(self) -> Usage | None:
         """As the engine counted; without its count a stream has about one token per event, the last two of them empty."""
-        if (usage := usage_in(self._tail)) or not self._head.event_stream:
+        tail = self._tail
+        if (usage := usage_in(tail)) or not self._head.event_stream:
             return usage
         events = self._exchange.chunks_seen or self._events
-        return usage_in(_BOUNDARY.sub(b"", self._tail)) or Usage(0, max(0, events - 2))
+        return usage_in(_BOUNDARY.sub(b"", tail)) or Usage(0, max(0, events - 2))
 
 
 class Folding:
@@ -201,8 +224,14 @@ class Folding:
             exchange.broken(f"{exchange.replica} ended the stream without [DONE]", stale=False)
             return
         exchange.client.respond(200, fold.answer(choices=exchange.ask.choices), _JSON_LINES, exchange.request_id)
-        tokens = fold.tokens
-        exchange.completed(200, Usage(*tokens) if tokens else None, self._first_at)
+        self.settle()
+
+    def given(self) -> bool:
+        return False
+
+    def settle(self) -> None:
+        tokens = self._fold.tokens
+        self._exchange.completed(200, Usage(*tokens) if tokens else None, self._first_at)
 
     def farewell(self, event: bytes) -> bytes:
         return b""
@@ -228,6 +257,12 @@ class Translating:
             self._body += b"".join(payload)
 
     def ended(self) -> None:
+        self.settle()
+
+    def given(self) -> bool:
+        return False
+
+    def settle(self) -> None:
         self._exchange.refuse(engine_error(self._status, self._body))
 
     def farewell(self, event: bytes) -> bytes:

@@ -24,6 +24,9 @@ class Answered(Protocol):
     def head(self, head: ResponseHead) -> None:
         """The answer's head, complete."""
 
+    def whole(self, head: ResponseHead, body: bytes) -> None:
+        """An answer, no error and no stream, that came in one piece: instead of `head`, `body` and `ended`."""
+
     def body(self, data: bytes, upstream: "Upstream") -> None:
         """Bytes of the body with their framing, never the end of a chunked one."""
 
@@ -132,6 +135,10 @@ class Upstream(asyncio.Protocol):
         if self.head.framing == "chunked":
             self.chunks = Chunks()
         self._left = self.head.length
+        if len(rest) == self._left and self.head.framing == "length" and self.head.status < 400 and not self.head.event_stream:
+            answered = self._release(extra=False)
+            answered.whole(self.head, rest)
+            return b""
         self.answered.head(self.head)
         if self.head.framing == "none":
             self._end(extra=bool(rest))
@@ -158,18 +165,22 @@ class Upstream(asyncio.Protocol):
             answered.body(data, self)
 
     def _end(self, *, extra: bool) -> None:
+        if self.answered is not None:
+            self._release(extra=extra).ended(self)
+
+    def _release(self, *, extra: bool) -> Answered:
+        """The connection is free for the next request, if it can carry one; whose answer it carried."""
         answered, self.answered = self.answered, None
-        if answered is None:
-            return
-        self._used = True
+        assert answered
         assert self.head
+        self._used = True
         if self.head.keep_alive and not extra and not self.transport.is_closing():
             self.resume()
             self._pool.give_back(self, self.head.idle_seconds)
         else:
             self._pool.forget(self)
             self.transport.close()
-        answered.ended(self)
+        return answered
 
     def eof_received(self) -> bool:
         if self.answered is not None and self.head is not None and self.head.framing == "close":

@@ -118,7 +118,7 @@ class Client(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Nothing is being answered or read."""
-        return self._work is None and not self._reader.ready and self._reader.phase == "idle"
+        return self._work is None and not self._reader.ready and self._reader.phase == "idle" and not self._backlog
 
     def _read(self, data: bytes) -> None:
         reader = self._reader

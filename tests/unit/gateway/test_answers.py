@@ -6,7 +6,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from .clients import asking, chat, request
-from .engines import ANSWER, DONE, EVENTS, LAST, STREAM, Gate, answers, chunk, event, in_turn, says, whole
+from .engines import ANSWER, DONE, EVENTS, LAST, STREAM, Gate, answers, chunk, event, in_turn, says, streams_and_holds, whole
 
 TEXTS = b"".join(EVENTS)
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -459,3 +459,15 @@ async def test_an_alias_reaches_the_engine_under_the_engines_name(world, name):
     engine = await world.engine(model_there="there")
     assert (await world.ask(chat(model=name, seed=1))).status == 200
     assert engine.asked[0].json == json.loads(asking("there", seed=1))
+
+
+async def test_a_client_that_leaves_at_done_had_its_whole_answer(world):
+    """The official client closes its connection there: that is no disconnect, and its tokens count."""
+    await world.engine(streams_and_holds(*EVENTS))
+    client = await world.client()
+    await client.send(chat(stream=True))
+    await client.until(b"[DONE]")
+    client.close()
+    await world.rests()
+    assert world.counted == {200: 1}
+    assert (world.model.stats.tokens_in, world.model.stats.tokens_out, world.model.stats.disconnects) == (7, 2, 0)

@@ -1,4 +1,4 @@
-"""Promise 1 under everything at once: each request ends in an answer, a clear error or its client leaving; no slot is lost."""
+"""Promise 1 under everything at once: requests end in an answer, a clear error or their client leaving; slots are freed."""
 
 import asyncio
 import json

@@ -156,8 +156,11 @@ def test_stream_and_n_are_read(rest, stream, choices):
         (b'{"mod\\u0065l":"b","model":"a",' + M + b"}", "a", False, False),  # the same key to some readers
         (b'{"model":"a","mod\\u0065l":"b",' + M + b"}", "b", False, False),
         (b'{"model":"a","str\\u0065am":true,' + M + b"}", "a", True, False),
-        (b'{"model":"\\u0061",' + M + b"}", "a", False, False),
-        (b'{"model":"a","metadata":{"model":"b"},' + M + b"}", "a", False, False),  # one below the top level costs a copy only
+        (b'{"model":"\\u0061",' + M + b"}", "a", False, True),  # spelled otherwise, and the same to every reader
+        (b'{"model":"a","metadata":{"model":"b"},' + M + b"}", "a", False, True),  # not of the top level
+        (b'{"model": "a","metadata":{"model":"b"},' + M + b"}", "a", False, False),  # a space: no proof, which costs a copy only
+        (b'{"model":"a", "model":"b",' + M + b"}", "b", False, False),  # spaces do not hide a second one
+        (b'{"model":"a","mod\\u0065l":"b" ,' + M + b"}", "b", False, False),
     ],
 )
 def test_a_body_that_readers_might_read_differently_is_written_anew(body, model, stream, sound):
