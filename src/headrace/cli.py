@@ -111,7 +111,12 @@ def _serve(options: argparse.Namespace) -> None:
         f"Headrace {__version__} serves {what}" + (" (a demo; name a model or a file for yours)" if what == DEMO else "")
     )
     remark = _DEMO_REMARK if what == DEMO else ""
-    run(spec, Options(options.listen, options.insecure, options.offline, remark), terminal)
+    run(spec, Options(options.listen, options.insecure, options.offline, lock_of(what), remark), terminal)
+
+
+def lock_of(what: str) -> Path | None:
+    """Where the decisions for a file are kept: beside it, under its name."""
+    return Path(what).with_suffix(".lock") if what.endswith((".yaml", ".yml")) else None
 
 
 def _spec(what: str, name: str | None) -> "Spec":

@@ -8,8 +8,7 @@ import logging
 import os
 import signal
 import tempfile
-import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -17,14 +16,12 @@ from typing import TypeVar
 
 from headrace.control.loop import Loop
 from headrace.engines import engines
-from headrace.errors import HeadraceError, ReplicaError, UsageError, WeightsError
-from headrace.facts.model import ModelFacts, of
-from headrace.facts.probe import machine
+from headrace.errors import ReplicaError, UsageError
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
 from headrace.plan.base import Plan
 from headrace.plan.explain import explain
-from headrace.plan.plan import plan
+from headrace.prepare import prepared
 from headrace.spec.addresses import host_port
 from headrace.spec.model import Spec
 from headrace.targets.base import Replica
@@ -32,9 +29,7 @@ from headrace.targets.local import LocalTarget
 from headrace.terminal import Terminal
 from headrace.traffic import ModelStatus, Task
 from headrace.units import show_duration
-from headrace.weights.cache import Cache, default_root
-from headrace.weights.model import Progress, Weights
-from headrace.weights.source import parse
+from headrace.weights.cache import default_root
 
 T = TypeVar("T")
 
@@ -51,6 +46,8 @@ class Options:
     """Listen beyond loopback although there are no keys."""
     offline: bool = False
     """Fetch nothing: the cache must have it."""
+    lock: Path | None = None
+    """Where decisions are kept from one run to the next; None keeps none."""
     remark: str = ""
     """Said with the example request, for the demo model."""
 
@@ -85,7 +82,7 @@ async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
     admin.gateway = gateway
     address = "http://{}:{}".format(*await gateway.listen(host, port))
     try:
-        planned = await stop.unless(_planned(spec, options, terminal))
+        planned = await stop.unless(prepared(spec, terminal, options.lock, offline=options.offline))
         if planned is not None:
             terminal.say(explain(planned))
             await _run(spec, planned, gateway, view, stop, _Announcer(terminal, planned, address, options.remark))
@@ -108,37 +105,6 @@ def _checked(spec: Spec, options: Options) -> tuple[str, int]:
     if any(model.source for model in spec.models.values()) and importlib.util.find_spec("xllamacpp") is None:
         raise UsageError("The llama.cpp engine is not installed.", "Run: pip install 'headrace[local]'")
     return host, port
-
-
-async def _planned(spec: Spec, options: Options, terminal: Terminal) -> Plan:
-    """Fetch what the models need, read it, look at the machine, decide."""
-    weights = await _fetched(spec, options, terminal)
-    facts: dict[str, ModelFacts] = {name: of(found) for name, found in weights.items()}
-    here = await asyncio.to_thread(machine)
-    return plan(spec, facts, {name: found.path for name, found in weights.items()}, here, engines())
-
-
-async def _fetched(spec: Spec, options: Options, terminal: Terminal) -> Mapping[str, Weights]:
-    """The weights of every model that has a source, fetched at once. Raises WeightsError with all that went wrong."""
-    cache = Cache(spec.weights.cache or default_root())
-
-    def report(progress: Progress) -> None:
-        terminal.progress(progress.what, progress.done_bytes, progress.total_bytes)
-
-    def fetch(text: str) -> Callable[[], Weights]:
-        return lambda: cache.fetch(parse(text), report, offline=options.offline)
-
-    wanted = {name: fetch(model.source) for name, model in spec.models.items() if model.source}
-    results = await asyncio.gather(*(_in_thread(work) for work in wanted.values()), return_exceptions=True)
-    problems = []
-    for name, result in zip(wanted, results, strict=True):
-        if isinstance(result, HeadraceError):
-            problems.append(f"models.{name}: {result}")
-        elif isinstance(result, BaseException):
-            raise result
-    if problems:
-        raise WeightsError("\n".join(problems))
-    return {name: result for name, result in zip(wanted, results, strict=True) if isinstance(result, Weights)}
 
 
 async def _run(spec: Spec, planned: Plan, gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer") -> None:
@@ -293,31 +259,6 @@ def _example(address: str, name: str, task: Task | None) -> str:
         return f'curl {address}/v1/embeddings {header} -d \'{{"model": "{name}", "input": "Explain what a queue is."}}\''
     message = '{"role": "user", "content": "Explain what a queue is, briefly."}'
     return f'curl {address}/v1/chat/completions {header} -d \'{{"model": "{name}", "messages": [{message}], "max_tokens": 120}}\''
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """What `work` gives, from a thread that does not keep the process alive: a download must not hold up Ctrl-C."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # a T: there was no error
-
-    def run() -> None:
-        try:
-            outcome: tuple[T | None, BaseException | None] = work(), None
-        except BaseException as error:
-            outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await future
 
 
 def _raise_file_limit() -> None:

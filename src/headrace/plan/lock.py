@@ -1,0 +1,181 @@
+"""The lock: what was decided, read back so that the same file gives the same deployment until the user asks to plan anew.
+
+A lock holds, for each model with weights, what the spec asked, what was chosen and why. It is obeyed for a model as long as the
+spec asks the same of it and the machine has the same shape; otherwise that model is planned anew, and the reason is said.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from headrace.engines.base import Placement
+from headrace.errors import HeadraceError
+from headrace.facts.hardware import Machine
+from headrace.plan.base import Decision, Plan, PlannedModel
+from headrace.spec.model import EngineOptions, LlamaCppOptions, ModelSpec, Spec
+
+VERSION = 1
+_HEAD = (
+    "# Written by Headrace, and read back so that the same file gives the same deployment. Plan anew: headrace plan --update\n"
+)
+_MACHINE_SIZE = 2**30  # memory is compared in GiB: the kernel keeps a little more or less for itself at each start
+
+
+class LockError(HeadraceError):
+    """A lock that cannot be read."""
+
+    exit_code = 78
+
+
+class LockedModel(BaseModel):
+    """One model of a lock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: dict[str, Any]
+    source: str
+    """With the version or revision that was fetched."""
+    chosen: dict[str, str]
+    why: dict[str, str]
+
+
+class Lock(BaseModel):
+    """A lock, as it is written. `machine` is its shape: cores and GiB of memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int
+    headrace: str
+    machine: dict[str, int]
+    models: dict[str, LockedModel]
+
+
+def write(plan: Plan, spec: Spec, sources: Mapping[str, str], machine: Machine, headrace: str) -> str:
+    """The lock of `plan` as text. `sources` are the pinned sources by model name."""
+    models = {
+        model.name: {
+            "asked": asked(spec.models[model.name]),
+            "source": sources[model.name],
+            "chosen": {decision.subject: decision.value for decision in model.decisions},
+            # The memory's reason tells what is free at this moment, and a lock says the same until something is decided anew.
+            "why": {decision.subject: decision.reason for decision in model.decisions if decision.subject != "memory"},
+        }
+        for model in plan.models
+        if model.name in sources
+    }
+    value = {"version": VERSION, "headrace": headrace, "machine": shape(machine), "models": models}
+    return _HEAD + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=130)
+
+
+def read(text: str, file: str) -> Lock:
+    """The lock in `text`. Raises LockError."""
+    again = f"Delete {file}, and it is written anew."
+    try:
+        value = yaml.safe_load(text)
+        lock = Lock.model_validate(value)
+    except (yaml.YAMLError, ValidationError, RecursionError, ValueError):
+        raise LockError(f"{file} is not a lock that Headrace wrote.", again) from None
+    if lock.version != VERSION:
+        raise LockError(f"{file} has version {lock.version}; this Headrace reads {VERSION}.", again)
+    return lock
+
+
+def asked(model: ModelSpec) -> dict[str, Any]:
+    """What the spec asks of a model, without what is left at its default."""
+    value: dict[str, Any] = model.model_dump(mode="json", exclude_defaults=True)
+    return value
+
+
+def shape(machine: Machine) -> dict[str, int]:
+    """What of a machine makes a plan another one."""
+    return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Obeyed:
+    """A spec in which a lock's choices are filled in for the models of `kept`; `notes` say why others are planned anew."""
+
+    spec: Spec
+    kept: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def obey(spec: Spec, lock: Lock, machine: Machine) -> Obeyed:
+    """Fill in what `lock` chose, for the models that it still holds for."""
+    if lock.machine != shape(machine):
+        before = f"{lock.machine.get('cores')} cores and {lock.machine.get('memory_gib')} GiB"
+        here = f"{machine.cores} cores and {shape(machine)['memory_gib']} GiB"
+        return Obeyed(spec, frozenset(), (f"the lock is of a machine with {before}, this one has {here}: planned anew",))
+    models, kept, notes = dict(spec.models), [], []
+    for name, model in spec.models.items():
+        locked = lock.models.get(name)
+        if not model.source:
+            continue
+        if locked is None:
+            notes.append(f"{name} is not in the lock: planned")
+        elif locked.asked != asked(model):
+            notes.append(f"{name} is asked for otherwise than when the lock was written: planned anew")
+        else:
+            models[name] = _filled(model, locked)
+            kept.append(name)
+    return Obeyed(spec.model_copy(update={"models": models}), frozenset(kept), tuple(notes))
+
+
+def _filled(model: ModelSpec, locked: LockedModel) -> ModelSpec:
+    chosen = locked.chosen
+    engine = EngineOptions(
+        llamacpp=LlamaCppOptions.model_validate(
+            {
+                "threads": int(chosen["threads"]),
+                "wait": chosen["wait"],
+                "batch": int(chosen["batch"]),
+                "cache_type": chosen["cache_type"],
+            }
+        )
+    )
+    update = {
+        "source": locked.source,
+        "task": chosen["task"],
+        "engine": engine,
+        "context": int(chosen["context"]),
+        "slots": int(chosen["slots"]),
+    }
+    return model.model_copy(update=update)
+
+
+def explained(plan: Plan, lock: Lock, kept: frozenset[str]) -> Plan:
+    """`plan` with the reasons that the lock gives for what it chose: "asked for" would hide that nobody asked."""
+    return Plan(tuple(_explained(model, lock.models[model.name]) if model.name in kept else model for model in plan.models))
+
+
+def _explained(model: PlannedModel, locked: LockedModel) -> PlannedModel:
+    decisions = tuple(
+        replace(decision, reason=locked.why.get(decision.subject, decision.reason))
+        if decision.subject != "memory" and locked.chosen.get(decision.subject) == decision.value
+        else decision
+        for decision in model.decisions
+    )
+    return replace(model, decisions=decisions)
+
+
+def difference(lock: Lock, plan: Plan) -> list[str]:
+    """What `plan` would change of what `lock` holds, a line each with the new reason."""
+    lines = [f"- {name}: no longer in the spec" for name in lock.models if name not in {model.name for model in plan.models}]
+    for model in plan.models:
+        locked = lock.models.get(model.name)
+        if locked is None:
+            if any(isinstance(replica, Placement) for replica in model.replicas):
+                lines.append(f"+ {model.name}: new")
+            continue
+        lines += [f"~ {model.name}.{line}" for decision in model.decisions if (line := _change(decision, locked))]
+    return lines
+
+
+def _change(decision: Decision, locked: LockedModel) -> str | None:
+    before = locked.chosen.get(decision.subject)
+    if decision.subject == "memory" or before == decision.value:
+        return None
+    return f"{decision.subject}: {before or 'nothing'} → {decision.value}: {decision.reason}"

