@@ -34,7 +34,7 @@ class Login:
 
 def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, login: Login, known: Known, report: Report) -> Entry:
     """The weights of a repository, in the cache. `known` finds an entry of the resolved commit. Raises WeightsError."""
-    commit, items = _listing(source, login)
+    commit, items = listing(source, login)
     if entry := known(replace(source, revision=commit)):
         return entry
     repository = _Repository(source, downloader, downloader.store.folder("hf", source.location, commit), items)
@@ -46,8 +46,8 @@ def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, logi
     return Entry(str(source), "safetensors", commit, repository.folder, "", files)
 
 
-def _listing(source: Source, login: Login) -> tuple[str, dict[str, Item]]:
-    """(commit, files by name) of a repository at the revision asked for."""
+def listing(source: Source, login: Login) -> tuple[str, dict[str, Item]]:
+    """(commit, files by name) of a repository at the revision asked for. Raises WeightsError."""
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.errors import OfflineModeIsEnabled
 

