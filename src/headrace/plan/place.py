@@ -38,7 +38,7 @@ def place(draft: Draft, context: int, slots: int) -> Placed:
         memory_bytes=0,
         options=options,
     )
-    memory = fit(draft.facts, context, slots, draft.cache_type, draft.engine.overhead(draft.facts, rough))
+    memory = fit(draft.facts, context, slots, draft.cache_type, draft.engine.overhead(draft.facts, rough), batch=draft.batch)
     return Placed(draft, replace(rough, memory_bytes=memory.total_bytes), memory)
 
 

@@ -1,4 +1,4 @@
-"""Continuous batching: nothing is lost, nobody starves, the same seed gives the same result, and it agrees with queueing theory."""
+"""Continuous batching: nothing is lost, nobody starves, a seed decides the result, and it agrees with queueing theory."""
 
 import time
 from random import Random
@@ -55,7 +55,9 @@ def test_no_faster_than_the_steps_allow(concurrency: int) -> None:
 
 
 def test_one_request_alone_takes_its_prompt_and_its_steps() -> None:
-    outcome = simulate([Request(100, 11)], Closed(1), LIMITS, lambda batch, context, tokens: 0.5 if tokens else 0.01, Random(1).random, 0.2)
+    outcome = simulate(
+        [Request(100, 11)], Closed(1), LIMITS, lambda batch, context, tokens: 0.5 if tokens else 0.01, Random(1).random, 0.2
+    )
     assert outcome.ttft.mean == pytest.approx(0.7)
     assert outcome.tpot.mean == pytest.approx(0.01)
     assert outcome.total.mean == pytest.approx(0.8)
