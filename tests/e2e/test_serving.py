@@ -8,6 +8,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.units import parse_bytes
 from tests.e2e.conftest import Served, eventually
 
 pytestmark = pytest.mark.real
@@ -172,6 +173,11 @@ def test_usage_is_exactly_what_the_engine_counts(serve: object, tmp_path: Path) 
 
     eventually(lambda: counted() == total, f"the engine counts {total} tokens")
     assert served.status("one")["load"]["tokens_out"] == total
+    # The demo model takes the memory that was planned for it.
+    status = served.status("one")
+    line = next(decision for decision in status["decisions"] if decision.startswith("memory "))
+    planned = parse_bytes(line.split(":")[0].removeprefix("memory "))
+    assert abs(status["replicas"][0]["memory_bytes"] - planned) <= 0.15 * planned
 
 
 def test_a_file_and_a_hub_repository_are_served(serve: object, tmp_path: Path) -> None:

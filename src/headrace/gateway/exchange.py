@@ -106,8 +106,7 @@ class Exchange:
     def start(self) -> None:
         """Ask the queue for a slot."""
         self.client.begin(self)
-        self.model.exchanges.add(self)
-        self.model.held_bytes += len(self.request.body)
+        self.model.enter(self)
         carry_out(self.model.queue.arrived(self, self._arrived), self._arrived)
 
     def serve(self, replica: str, now: float) -> None:
@@ -336,8 +335,7 @@ class Exchange:
         self._relay = None
         now = monotonic()
         self.model.stats.finished(status, now - self._arrived)
-        self.model.exchanges.discard(self)
-        self.model.held_bytes -= len(self.request.body)
+        self.model.leave(self)
         effects = self.model.queue.left(self, now, served=served)
         self.client.finished()
         carry_out(effects, now)

@@ -46,6 +46,16 @@ class ServedModel:
             for exchange in self.queue.waiting():
                 exchange.refuse(self.unavailable())
 
+    def enter(self, exchange: "Exchange") -> None:
+        """A request for this model, from now on until it leaves."""
+        self.exchanges.add(exchange)
+        self.held_bytes += len(exchange.request.body)
+
+    def leave(self, exchange: "Exchange") -> None:
+        """The request is over."""
+        self.exchanges.discard(exchange)
+        self.held_bytes -= len(exchange.request.body)
+
     def suspect(self, replica: str, now: float) -> None:
         """A replica does not accept connections: send it nothing until control has looked again."""
         self._suspects.add(replica)
