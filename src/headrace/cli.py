@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"headrace {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _serve_parser(commands)
+    _plan_parser(commands)
+    _pull_parser(commands)
     _status_parser(commands)
     _logs_parser(commands)
     _init_parser(commands)
@@ -72,6 +74,33 @@ def _serve_parser(commands: Any) -> None:
     command.add_argument("--offline", action="store_true", help="fetch nothing: the cache must have the weights")
     command.add_argument("--insecure", action="store_true", help="allow listening beyond loopback without keys")
     command.set_defaults(command=_serve)
+
+
+def _plan_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="say what would run where, whether it fits, how fast, at what cost, and why",
+        description="Plan the models of a file, or one, for this machine or (with --machine) for another. Nothing is fetched.",
+    )
+    command.add_argument("what", nargs="?", metavar="FILE|MODEL", help="as for headrace serve")
+    command.add_argument(
+        "--machine", help='"2 x A100-80GB", rtx-4090, azure:Standard_NC24ads_A100_v4, or azure for all its sizes'
+    )
+    command.add_argument(
+        "--for", dest="wanted", default="", metavar="K=V,…", help="users=50,prompt=1k,output=300,context=8k,ttft=500ms,tpot=50ms"
+    )
+    command.add_argument("--explain", action="store_true", help="every term with its number and the source of its formula")
+    command.add_argument("--json", action="store_true", help="the plan for machines")
+    command.add_argument("--diff", action="store_true", help="what planning anew would change of the lock, and why")
+    command.add_argument("--update", action="store_true", help="plan anew and write the lock")
+    command.add_argument("--offline", action="store_true", help="ask nobody: the cache and the catalogue must know the model")
+    command.set_defaults(command=_plan)
+
+
+def _pull_parser(commands: Any) -> None:
+    command = commands.add_parser("pull", help="fetch weights ahead of serving, their size said before")
+    command.add_argument("what", nargs="?", metavar="FILE|MODEL", help="as for headrace serve")
+    command.set_defaults(command=_pull)
 
 
 def _status_parser(commands: Any) -> None:
@@ -104,7 +133,7 @@ def _serve(options: argparse.Namespace) -> None:
     from headrace.serve import Options, run
     from headrace.terminal import Terminal
 
-    what = options.what or (_DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else DEMO)
+    what = _what(options)
     spec = _spec(what, options.name)
     terminal = Terminal()
     terminal.say(
@@ -112,6 +141,30 @@ def _serve(options: argparse.Namespace) -> None:
     )
     remark = _DEMO_REMARK if what == DEMO else ""
     run(spec, Options(options.listen, options.insecure, options.offline, lock_of(what), remark), terminal)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from headrace.planning import Question, answer, difference
+    from headrace.terminal import Terminal
+
+    what = _what(options)
+    question = Question(
+        options.machine, options.wanted, options.json, options.explain, options.diff, options.update, options.offline
+    )
+    ask = difference if options.diff else answer
+    print(ask(_spec(what, None), lock_of(what), question, Terminal()))
+
+
+def _pull(options: argparse.Namespace) -> None:
+    from headrace.planning import pull
+    from headrace.terminal import Terminal
+
+    pull(_spec(_what(options), None), Terminal())
+
+
+def _what(options: argparse.Namespace) -> str:
+    """What is named, else the file of the usual name, else the demo model."""
+    return options.what or (_DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else DEMO)
 
 
 def lock_of(what: str) -> Path | None:

@@ -1,0 +1,218 @@
+"""`headrace plan` and `headrace pull`: what would run where, before anything is fetched or paid for."""
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace import __version__
+from headrace.engines import engines
+from headrace.errors import ModelError, UsageError, WeightsError
+from headrace.facts import catalogue, request
+from headrace.facts.constants import measured
+from headrace.facts.hardware import Machine
+from headrace.facts.model import ModelFacts, of
+from headrace.facts.probe import machine
+from headrace.plan import intent as intents
+from headrace.plan import lock as locks
+from headrace.plan import offer_text, pack_explain
+from headrace.plan.base import Plan
+from headrace.plan.explain import explain
+from headrace.plan.fleet import fleet
+from headrace.plan.intent import Intent
+from headrace.plan.offer import Knowledge, cheapest, consider
+from headrace.plan.plan import plan
+from headrace.plan.speed_constants import SpeedConstants
+from headrace.plan.vllm_constants import parse as parse_constants
+from headrace.prepare import fetched, prepared, read_lock
+from headrace.spec.model import Spec
+from headrace.terminal import Terminal
+from headrace.units import show_bytes
+from headrace.weights.cache import Cache, default_root
+from headrace.weights.model import Progress
+from headrace.weights.remote import describe
+from headrace.weights.source import Source, parse
+from headrace.weights.store import free_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the command line asks of a plan."""
+
+    machine: str | None = None
+    wanted: str = ""
+    as_json: bool = False
+    explain: bool = False
+    diff: bool = False
+    update: bool = False
+    offline: bool = False
+
+
+def answer(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> str:
+    """The plan as text or JSON. Raises HeadraceError."""
+    if question.machine is not None:
+        return _elsewhere(spec, question, terminal)
+    if question.wanted:
+        raise UsageError("--for needs --machine: on this machine the embedded engine is planned by its slots.")
+    if question.update:
+        made = asyncio.run(prepared(spec, terminal, lock_file, offline=question.offline, update=True))
+        return explain(made)
+    made = _here(spec, lock_file, question, terminal)
+    return json.dumps(_plan_data(made), indent=2) if question.as_json else explain(made)
+
+
+def difference(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> str:
+    """What planning anew would change of the lock, a line each. Raises HeadraceError."""
+    lock = read_lock(lock_file)
+    if lock is None:
+        raise UsageError(f"There is no {lock_file or 'lock'} to compare with.", "headrace serve FILE writes one.")
+    lines = [] if lock.headrace == __version__ else [f"~ headrace: {lock.headrace} → {__version__}"]
+    lines += locks.difference(lock, _here(spec, None, question, terminal))
+    return "\n".join(lines or ["Planned anew, everything would be as the lock says."])
+
+
+def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> Plan:
+    """The plan for this machine. Facts are read without fetching weights; the lock is obeyed and not written."""
+    here = machine()
+    lock = read_lock(lock_file)
+    obeyed = locks.obey(spec, lock, here) if lock else locks.Obeyed(spec, frozenset(), ())
+    for note in obeyed.notes:
+        terminal.say(f"{lock_file}: {note}")
+    facts = facts_of(obeyed.spec, ("gguf", "safetensors"), terminal, offline=question.offline)
+    places = {name: str(model.source) for name, model in obeyed.spec.models.items() if model.source}
+    made = plan(obeyed.spec, facts, places, here, engines())
+    return locks.explained(made, lock, obeyed.kept) if lock else made
+
+
+def _elsewhere(spec: Spec, question: Question, terminal: Terminal) -> str:
+    """Models on machines that are asked about: the best way for each, or all of them packed together."""
+    wanted, machines = _wanted(question), _machines(question.machine or "")
+    facts = facts_of(spec, ("safetensors", "gguf"), terminal, offline=question.offline)
+    knowledge = Knowledge(parse_constants(measured("vllm")), SpeedConstants.from_mapping(measured("speed")))
+    if len(facts) > 1:
+        return _packed(facts, machines, wanted, knowledge)
+    ((name, known),) = facts.items()
+    considered = [consider(known, one, wanted, knowledge) for one in machines]
+    best = cheapest(considered) if len(considered) > 1 else list(considered[0].offers[:1])
+    if question.as_json:
+        return json.dumps(offer_text.data(name, considered, best), indent=2)
+    text = offer_text.explain(name, considered, best, wanted) + _doubts(known) + _preset(spec, name)
+    return text + "\n" + offer_text.formulas(best[0]) if question.explain and best else text
+
+
+def _packed(facts: Mapping[str, ModelFacts], machines: tuple[Machine, ...], wanted: Intent, knowledge: Knowledge) -> str:
+    packed = fleet(facts, machines, wanted, knowledge)
+    refused = "".join(f"\n{name} fits nowhere: {reason}" for name, reason in packed.refused.items())
+    return f"Each for {wanted}:\n\n{pack_explain.explain(packed.packing)}{refused}"
+
+
+def _doubts(facts: ModelFacts) -> str:
+    doubts = [*facts.doubts]
+    if facts.format == "gguf":
+        doubts.append("vLLM loads GGUF files experimentally: prefer the safetensors that they were made from")
+    return "".join(f"Doubt: {doubt}.\n" for doubt in doubts)
+
+
+def _preset(spec: Spec, name: str) -> str:
+    """What KAITO has for the model, which is the simplest way on AKS where a preset serves it."""
+    text = spec.models[name].source or ""
+    if not text.startswith("hf:"):
+        return ""
+    preset = catalogue.kaito_preset(parse(text).location)
+    return f"KAITO has a preset for it: {preset}.\n" if preset else ""
+
+
+def _wanted(question: Question) -> Intent:
+    try:
+        return intents.parse(question.wanted)
+    except ValueError as error:
+        raise UsageError(f"--for: {error}") from None
+
+
+def _machines(text: str) -> tuple[Machine, ...]:
+    try:
+        return request.machine(text, catalogue.gpus(), catalogue.every_sku())
+    except ValueError as error:
+        raise UsageError(f"--machine: {error}") from None
+
+
+def facts_of(spec: Spec, formats: tuple[str, ...], terminal: Terminal, *, offline: bool) -> dict[str, ModelFacts]:
+    """The facts of every model with a source, by name. Raises WeightsError with all that could not be learned."""
+    cache = Cache(spec.weights.cache or default_root())
+    facts, problems = {}, []
+    for name, model in spec.models.items():
+        if model.source is None:
+            continue
+        try:
+            facts[name] = _learned(parse(model.source), cache, formats, terminal, offline=offline)
+        except (WeightsError, ModelError) as error:
+            problems.append(f"models.{name}: {error}")
+    if problems:
+        raise WeightsError("\n".join(problems))
+    return facts
+
+
+def _learned(source: Source, cache: Cache, formats: tuple[str, ...], terminal: Terminal, *, offline: bool) -> ModelFacts:
+    """From the cache, else from the headers of what is elsewhere, else (a known model, and no network) from the catalogue."""
+
+    def report(progress: Progress) -> None:
+        terminal.progress(progress.what, progress.done_bytes, progress.total_bytes)
+
+    for format in formats if source.kind != "file" else (formats,):
+        try:
+            return of(cache.fetch(source, report, formats=(format,) if isinstance(format, str) else format, offline=True))
+        except WeightsError:
+            if source.kind == "file":
+                raise
+    try:
+        if offline:
+            raise WeightsError(f"{source} is not in the cache, and fetching is off.")
+        return of(describe(source, os.environ, report, formats=formats))
+    except WeightsError:
+        known = catalogue.known_model(source.location) if source.kind == "hf" else None
+        if known is None:
+            raise
+        return known
+
+
+def _plan_data(made: Plan) -> dict[str, object]:
+    return {
+        model.name: {
+            "task": model.task,
+            "replicas": len(model.replicas),
+            "decisions": [{"subject": d.subject, "value": d.value, "reason": d.reason} for d in model.decisions],
+        }
+        for model in made.models
+    }
+
+
+def pull(spec: Spec, terminal: Terminal) -> None:
+    """Fetch the weights that the plan needs, their total size said before. Raises HeadraceError."""
+    cache, total = Cache(spec.weights.cache or default_root()), 0
+    for name, model in spec.models.items():
+        if model.source is None:
+            continue
+        size = _size(parse(model.source), cache)
+        terminal.say(f"{name}: {model.source}: {'in the cache' if size == 0 else show_bytes(size) + ' to fetch'}")
+        total += size
+    free = free_bytes(cache.root)
+    if total > free:
+        raise WeightsError(f"{show_bytes(total)} are to be fetched, and {cache.root} has {show_bytes(free)} free.", "Make room.")
+    terminal.say(f"{show_bytes(total)} to fetch, {show_bytes(free)} free at {cache.root}.")
+    asyncio.run(fetched(spec, terminal))
+    terminal.say("Everything is in the cache.")
+
+
+def _size(source: Source, cache: Cache) -> int:
+    """The bytes that fetching would bring; 0 for what is here."""
+    try:
+        cache.fetch(source, lambda progress: None, offline=True)
+    except WeightsError:
+        if source.kind == "file":
+            raise
+        return sum(
+            file.size for file in describe(source, os.environ, lambda progress: None, formats=("gguf", "safetensors")).files
+        )
+    return 0
