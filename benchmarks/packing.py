@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from headrace.facts.hardware import Gpu, MigProfile
-from headrace.plan.pack import pack
-from headrace.plan.pack_base import Demand, Device, Packing
+from headrace.plan.packing.base import Demand, Device, Packing
+from headrace.plan.packing.pack import pack
 
 GIB = 2**30
 MIB = 2**20

@@ -15,9 +15,9 @@ from memory_tools.rows import GIB, Start, starts
 from memory_tools.rules import gpustack_fits, gpustack_kv, kaito_kv, kaito_nodes
 
 from headrace.facts.constants import measured
-from headrace.plan.vllm import VllmMemory, vllm_memory
-from headrace.plan.vllm_cache import layout
-from headrace.plan.vllm_constants import Constants, parse
+from headrace.plan.vllm.cache import layout
+from headrace.plan.vllm.constants import Constants, parse
+from headrace.plan.vllm.memory import VllmMemory, vllm_memory
 
 MISS = 0.05
 """Rows further off than this are named."""

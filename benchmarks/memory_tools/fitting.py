@@ -6,9 +6,9 @@ from statistics import median
 
 from memory_tools.rows import GIB, Start
 
-from headrace.plan.vllm import batch
-from headrace.plan.vllm_activation import activation_bytes, encoder_bytes, graph_bytes, hidden_bytes, mlp_bytes, sampler_entries
-from headrace.plan.vllm_constants import Constants, Range, VersionConstants
+from headrace.plan.vllm.activation import activation_bytes, encoder_bytes, graph_bytes, hidden_bytes, mlp_bytes, sampler_entries
+from headrace.plan.vllm.constants import Constants, Range, VersionConstants
+from headrace.plan.vllm.memory import batch
 
 READ_SAMPLER = 14.0
 """Without measurements: 2 bytes of logits, and 4 each of their copy, mask and probabilities (topk_topp_sampler.py)."""

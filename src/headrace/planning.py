@@ -17,15 +17,16 @@ from headrace.facts.model import ModelFacts, of
 from headrace.facts.probe import machine
 from headrace.plan import intent as intents
 from headrace.plan import lock as locks
-from headrace.plan import offer_text, pack_explain
+from headrace.plan import offer_text
 from headrace.plan.base import Plan
 from headrace.plan.explain import explain
 from headrace.plan.fleet import fleet
 from headrace.plan.intent import Intent
 from headrace.plan.offer import Knowledge, cheapest, consider
+from headrace.plan.packing.explain import explain as explain_packing
 from headrace.plan.plan import plan
 from headrace.plan.speed_constants import SpeedConstants
-from headrace.plan.vllm_constants import parse as parse_constants
+from headrace.plan.vllm.constants import parse as parse_constants
 from headrace.prepare import fetched, prepared, read_lock
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
@@ -105,7 +106,7 @@ def _elsewhere(spec: Spec, question: Question, terminal: Terminal) -> str:
 def _packed(facts: Mapping[str, ModelFacts], machines: tuple[Machine, ...], wanted: Intent, knowledge: Knowledge) -> str:
     packed = fleet(facts, machines, wanted, knowledge)
     refused = "".join(f"\n{name} fits nowhere: {reason}" for name, reason in packed.refused.items())
-    return f"Each for {wanted}:\n\n{pack_explain.explain(packed.packing)}{refused}"
+    return f"Each for {wanted}:\n\n{explain_packing(packed.packing)}{refused}"
 
 
 def _doubts(facts: ModelFacts) -> str:

@@ -17,44 +17,39 @@ SOURCE = ROOT / "src" / "headrace"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
 
 
-def tree_in_docs() -> set[str]:
-    """The files that docs/architecture.md names, relative to src/headrace."""
+def tree_in_docs() -> dict[str, bool]:
+    """What docs/architecture.md names below src/headrace, folders with a slash at the end; True for what it marks as deciding."""
     block = re.search(r"```\nsrc/headrace/\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)
     assert block
-    folder, files = "", set()
+    folders: list[str] = []
+    found: dict[str, bool] = {}
     for line in block[1].splitlines():
-        indent, rest = len(line) - len(line.lstrip()), line.split()
-        if rest and rest[0].endswith("/") and indent == 2:
-            folder = rest[0]
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        name, *rest = line.split()
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name)
+            found["".join(folders)] = "●" in rest[:1]
         else:
-            names = [word for word in rest if re.fullmatch(r"[a-z_0-9]+\.(py|yaml)", word)]
-            files |= {(folder if indent == 4 else "") + name for name in names if indent in (2, 4)}
-    return files
+            found["".join(folders) + name] = "●" in rest[:1]
+    return found
 
 
 def test_the_tree_in_the_architecture_page_is_the_tree() -> None:
     there = {str(file.relative_to(SOURCE)) for kind in ("*.py", "*.yaml") for file in SOURCE.rglob(kind)}
-    assert tree_in_docs() == {name for name in there if not name.endswith("__init__.py")}
+    named = {name for name in tree_in_docs() if not name.endswith("/")}
+    assert named == {name for name in there if not name.endswith("__init__.py")}
 
 
 def test_what_the_architecture_page_calls_deciding_is_under_the_contract() -> None:
-    """Every file marked ● is in the import-linter contract that forbids touching the world, and no other."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    """Every file or folder marked ● is in the import-linter contract that forbids touching the world, and no other."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     pure = next(contract for contract in contracts if contract["name"] == "What decides touches nothing")["source_modules"]
-    folder, marked = "", set()
-    for line in page.partition("src/headrace/\n")[2].partition("```")[0].splitlines():
-        words, indent = line.split(), len(line) - len(line.lstrip())
-        if words and words[0].endswith("/") and indent == 2:
-            folder = words[0][:-1]
-            if "●" in words:
-                marked.add(f"headrace.{folder}")
-        elif "●" in words:
-            marked |= {
-                "headrace." + (f"{folder}." if indent == 4 else "") + word[:-3]
-                for word in words
-                if re.fullmatch(r"[a-z_0-9]+\.py", word)
-            }
+    marked = {
+        "headrace." + name.removesuffix(".py").rstrip("/").replace("/", ".")
+        for name, decides in tree_in_docs().items()
+        if decides
+    }
     assert marked == set(pure)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 @cache
 def measured(engine: str) -> Mapping[str, Any]:
-    """What `plan/constants/<engine>.yaml` says, as it stands there; `plan.vllm_constants.parse` makes values of it."""
+    """What `plan/constants/<engine>.yaml` says, as it stands there; `plan.vllm.constants.parse` makes values of it."""
     text = files("headrace").joinpath("plan", "constants", f"{engine}.yaml").read_text(encoding="utf-8")
     content: Mapping[str, Any] = yaml.safe_load(text)
     return content

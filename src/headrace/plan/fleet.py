@@ -7,8 +7,8 @@ from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan.intent import Intent
 from headrace.plan.offer import Knowledge, Offer, consider
-from headrace.plan.pack import pack
-from headrace.plan.pack_base import Demand, Device, Packing
+from headrace.plan.packing.base import Demand, Device, Packing
+from headrace.plan.packing.pack import pack
 
 _UTILIZATION = 0.92
 """Share of a device's memory that is planned, as vLLM takes by default: the rest is for what nobody counts."""

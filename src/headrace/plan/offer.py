@@ -13,9 +13,9 @@ from headrace.facts.model import ModelFacts
 from headrace.plan.intent import Intent
 from headrace.plan.speed import Engine, Speed, estimate, step_times
 from headrace.plan.speed_constants import SpeedConstants
-from headrace.plan.vllm import VllmMemory, vllm_memory
-from headrace.plan.vllm_constants import Constants
-from headrace.plan.vllm_weights import refuse_parallel
+from headrace.plan.vllm.constants import Constants
+from headrace.plan.vllm.memory import VllmMemory, vllm_memory
+from headrace.plan.vllm.weights import refuse_parallel
 from headrace.simulate.batching import Closed, Limits, Outcome, Request, simulate
 
 VERSION = "0.33.0"

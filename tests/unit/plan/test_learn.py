@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from vllm_models import GIB, LLAMA_8B, QWEN3_32B
 
 from headrace.facts.constants import measured
-from headrace.plan.learn import Learned, correct, learn
-from headrace.plan.vllm import vllm_memory
-from headrace.plan.vllm_constants import parse
+from headrace.plan.vllm.constants import parse
+from headrace.plan.vllm.learn import Learned, correct, learn
+from headrace.plan.vllm.memory import vllm_memory
 
 CONSTANTS = parse(measured("vllm"))
 H100 = round(79.18 * GIB)

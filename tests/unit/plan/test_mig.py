@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.facts.hardware import Gpu, MigProfile
-from headrace.plan.mig import Layout, beside, memory_slices, place, start_beside, valid
+from headrace.plan.packing.mig import Layout, beside, memory_slices, place, start_beside, valid
 
 MIB = 2**20
 

@@ -14,7 +14,7 @@ from headrace.plan.fleet import fleet
 from headrace.plan.intent import Intent, parse
 from headrace.plan.offer import Knowledge, cheapest, consider
 from headrace.plan.speed_constants import SpeedConstants
-from headrace.plan.vllm_constants import parse as constants
+from headrace.plan.vllm.constants import parse as constants
 
 KNOWLEDGE = Knowledge(constants(measured("vllm")), SpeedConstants.from_mapping(measured("speed")))
 LLAMA_8B = "meta-llama/Llama-3.1-8B-Instruct"

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.facts.hardware import Gpu, MigProfile
-from headrace.plan.mig import valid
-from headrace.plan.pack import pack
-from headrace.plan.pack_base import Assignment, Demand, Device, Packing
-from headrace.plan.pack_explain import explain
+from headrace.plan.packing.base import Assignment, Demand, Device, Packing
+from headrace.plan.packing.explain import explain
+from headrace.plan.packing.mig import valid
+from headrace.plan.packing.pack import pack
 
 GIB = 2**30
 CONTEXT = GIB // 2
@@ -385,7 +385,7 @@ def test_a_table_tells_all() -> None:
 
 
 def test_solvers_absence_is_said() -> None:
-    pytest.importorskip("headrace.plan.pack_exact")
+    pytest.importorskip("headrace.plan.packing.exact")
     try:
         import ortools  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
     except ImportError:

@@ -11,10 +11,10 @@ from vllm_models import ALL, GIB, GPT_OSS_120B, KIMI, LLAMA_8B, LLAMA_70B_FP8, Q
 from headrace.errors import PlanError
 from headrace.facts.constants import measured
 from headrace.facts.model import ModelFacts
-from headrace.plan.vllm import VllmMemory, batch, vllm_memory
-from headrace.plan.vllm_constants import card_key, parse, release
-from headrace.plan.vllm_cpu import vllm_cpu_memory
-from headrace.plan.vllm_weights import refuse_parallel, weights_bytes
+from headrace.plan.vllm.constants import card_key, parse, release
+from headrace.plan.vllm.cpu import vllm_cpu_memory
+from headrace.plan.vllm.memory import VllmMemory, batch, vllm_memory
+from headrace.plan.vllm.weights import refuse_parallel, weights_bytes
 
 CONSTANTS = parse(measured("vllm"))
 H100 = round(79.18 * GIB)

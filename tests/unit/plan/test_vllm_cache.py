@@ -7,7 +7,7 @@ from vllm_models import ALL, GIB, GPT_OSS_120B, KIMI, LLAMA_8B, NEMOTRON, QWEN3_
 
 from headrace.errors import PlanError
 from headrace.facts.model import CacheGroup, ModelFacts
-from headrace.plan.vllm_cache import layout
+from headrace.plan.vllm.cache import layout
 
 TOKENS = [
     # facts, tp, dtype, bytes of a token on one GPU

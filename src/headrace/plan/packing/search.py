@@ -4,11 +4,11 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from headrace.plan.mig import memory_slices
-from headrace.plan.pack_base import Share
-from headrace.plan.pack_device import Piece
-from headrace.plan.pack_fleet import Domain, Fleet, Spot, at
-from headrace.plan.pack_job import DeviceClass, Job
+from headrace.plan.packing.base import Share
+from headrace.plan.packing.device import Piece
+from headrace.plan.packing.fleet import Domain, Fleet, Spot, at
+from headrace.plan.packing.job import DeviceClass, Job
+from headrace.plan.packing.mig import memory_slices
 
 
 @dataclass(frozen=True, slots=True)

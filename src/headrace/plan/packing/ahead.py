@@ -7,10 +7,10 @@ have: of what a device could hold, the set that is worth most is sought, from th
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace.plan.pack_base import Key
-from headrace.plan.pack_device import WHOLE_SHARE, Piece
-from headrace.plan.pack_fleet import Fleet, Spot
-from headrace.plan.pack_job import DeviceClass, Job, PriceList
+from headrace.plan.packing.base import Key
+from headrace.plan.packing.device import WHOLE_SHARE, Piece
+from headrace.plan.packing.fleet import Fleet, Spot
+from headrace.plan.packing.job import DeviceClass, Job, PriceList
 
 _NODES = 250
 """Sets looked at for one device."""

@@ -3,7 +3,7 @@
 from math import ceil
 
 from headrace.facts.model import ModelFacts
-from headrace.plan.vllm_constants import Range
+from headrace.plan.vllm.constants import Range
 
 _EMBEDDING_BYTES = 2
 """Embeddings and output matrix stay at 16 bits in every quantized checkpoint seen."""

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from headrace.plan.pack_base import Demand, Unplaced, Where
-from headrace.plan.pack_device import DeviceUse, Piece
-from headrace.plan.pack_fleet import Fleet, Spot
-from headrace.plan.pack_job import Job
+from headrace.plan.packing.base import Demand, Unplaced, Where
+from headrace.plan.packing.device import DeviceUse, Piece
+from headrace.plan.packing.fleet import Fleet, Spot
+from headrace.plan.packing.job import Job
 from headrace.units import show_bytes
 
 

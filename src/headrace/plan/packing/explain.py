@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from headrace.plan.pack_base import Assignment, Packing
-from headrace.plan.pack_reason import where_text
+from headrace.plan.packing.base import Assignment, Packing
+from headrace.plan.packing.reason import where_text
 from headrace.units import show_bytes
 
 _HEAD = ("replica", "device", "gpu", "share", "memory", "why")

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from headrace.plan.pack_base import Demand, Device, Key, Share
-from headrace.plan.pack_device import WHOLE_SHARE, Piece, Pool
+from headrace.plan.packing.base import Demand, Device, Key, Share
+from headrace.plan.packing.device import WHOLE_SHARE, Piece, Pool
 
 DeviceClass = tuple[str, int, bool]
 """Devices that are alike to a packer: the GPU's name, free bytes, and whether MIG may be used."""

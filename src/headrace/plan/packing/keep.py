@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from headrace.plan.mig import valid
-from headrace.plan.pack_base import Assignment, Key
-from headrace.plan.pack_fill import relocate
-from headrace.plan.pack_fleet import Fleet, Spot, at
-from headrace.plan.pack_job import Job
-from headrace.plan.pack_search import Search, find, spot_at
+from headrace.plan.packing.base import Assignment, Key
+from headrace.plan.packing.fill import relocate
+from headrace.plan.packing.fleet import Fleet, Spot, at
+from headrace.plan.packing.job import Job
+from headrace.plan.packing.mig import valid
+from headrace.plan.packing.search import Search, find, spot_at
 
 _HOPELESS = 20
 """Kinds of job that found no place in one pass, after which others are not worth the search: they are larger."""

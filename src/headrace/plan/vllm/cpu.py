@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from headrace.facts.model import ModelFacts
-from headrace.plan.vllm_cache import layout
-from headrace.plan.vllm_constants import Constants
+from headrace.plan.vllm.cache import layout
+from headrace.plan.vllm.constants import Constants
 from headrace.units import show_bytes
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from headrace.facts.hardware import Gpu, MigProfile
-from headrace.plan.mig import memory_slices, place
-from headrace.plan.pack_base import Key
-from headrace.plan.pack_fleet import Fleet, Spot
-from headrace.plan.pack_job import DeviceClass, Job
+from headrace.plan.packing.base import Key
+from headrace.plan.packing.fleet import Fleet, Spot
+from headrace.plan.packing.job import DeviceClass, Job
+from headrace.plan.packing.mig import memory_slices, place
 
 Pattern = tuple[MigProfile, ...]
 Waiting = dict[str, list[Job]]

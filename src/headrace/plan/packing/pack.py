@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from headrace.plan.pack_base import Assignment, Demand, Device, Key, Packing
-from headrace.plan.pack_bound import device_prices, least_devices
-from headrace.plan.pack_exact import improve
-from headrace.plan.pack_fill import LAST_RESORTS, POLICIES, Policy, fill, tighten
-from headrace.plan.pack_fleet import Fleet, Spot
-from headrace.plan.pack_job import Job, PriceList, jobs
-from headrace.plan.pack_keep import keep, make_way
-from headrace.plan.pack_reason import reason, shortage, warnings
+from headrace.plan.packing.base import Assignment, Demand, Device, Key, Packing
+from headrace.plan.packing.bound import device_prices, least_devices
+from headrace.plan.packing.exact import improve
+from headrace.plan.packing.fill import LAST_RESORTS, POLICIES, Policy, fill, tighten
+from headrace.plan.packing.fleet import Fleet, Spot
+from headrace.plan.packing.job import Job, PriceList, jobs
+from headrace.plan.packing.keep import keep, make_way
+from headrace.plan.packing.reason import reason, shortage, warnings
 
 Prefer = Literal["staying", "fewest"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headrace.plan.pack_base import Device, Key
-from headrace.plan.pack_device import DeviceUse, Piece, Pool
-from headrace.plan.pack_job import DeviceClass, device_class
+from headrace.plan.packing.base import Device, Key
+from headrace.plan.packing.device import DeviceUse, Piece, Pool
+from headrace.plan.packing.job import DeviceClass, device_class
 
 
 @dataclass(frozen=True, slots=True)

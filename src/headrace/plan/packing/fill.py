@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from headrace.plan.pack_ahead import fill_ahead
-from headrace.plan.pack_base import Key
-from headrace.plan.pack_fleet import Fleet
-from headrace.plan.pack_job import Job, PriceList
-from headrace.plan.pack_search import Search, find, spot_at
-from headrace.plan.pack_slices import fill_slices
+from headrace.plan.packing.ahead import fill_ahead
+from headrace.plan.packing.base import Key
+from headrace.plan.packing.fleet import Fleet
+from headrace.plan.packing.job import Job, PriceList
+from headrace.plan.packing.search import Search, find, spot_at
+from headrace.plan.packing.slices import fill_slices
 
 _SWEEPS = 3
 """Passes over the devices to empty some; each later one finds less."""

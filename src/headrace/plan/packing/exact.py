@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.plan.pack_base import Key
-from headrace.plan.pack_device import WHOLE_SHARE, Piece
-from headrace.plan.pack_fleet import Fleet, at
-from headrace.plan.pack_job import Job
+from headrace.plan.packing.base import Key
+from headrace.plan.packing.device import WHOLE_SHARE, Piece
+from headrace.plan.packing.fleet import Fleet, at
+from headrace.plan.packing.job import Job
 
 _MIB = 2**20
 _MOST = 20_000

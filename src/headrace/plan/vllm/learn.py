@@ -7,9 +7,9 @@ from math import ceil
 
 from headrace.errors import PlanError
 from headrace.facts.model import ModelFacts
-from headrace.plan.vllm import Batching, batch
-from headrace.plan.vllm_activation import encoder_bytes, graph_bytes, hidden_bytes, mlp_bytes, sampler_entries
-from headrace.plan.vllm_constants import GIB, MIB, Constants, Range, VersionConstants, card_key, release
+from headrace.plan.vllm.activation import encoder_bytes, graph_bytes, hidden_bytes, mlp_bytes, sampler_entries
+from headrace.plan.vllm.constants import GIB, MIB, Constants, Range, VersionConstants, card_key, release
+from headrace.plan.vllm.memory import Batching, batch
 
 _N = r"(-?\d{1,9}(?:\.\d{1,9})?)"
 _COUNT = r"([\d,]{1,20})"

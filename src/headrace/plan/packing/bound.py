@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from headrace.plan.mig import memory_slices
-from headrace.plan.pack_base import Device
-from headrace.plan.pack_device import WHOLE_SHARE, Piece, Pool
-from headrace.plan.pack_job import DeviceClass, Job, PriceList, device_class
-from headrace.plan.pack_prices import Asked, Prices, best_prices
+from headrace.plan.packing.base import Device
+from headrace.plan.packing.device import WHOLE_SHARE, Piece, Pool
+from headrace.plan.packing.job import DeviceClass, Job, PriceList, device_class
+from headrace.plan.packing.mig import memory_slices
+from headrace.plan.packing.prices import Asked, Prices, best_prices
 
 ONE = 840_000_000
 """A whole device in the parts, which are rounded down; sevenths, eighths and fifths are exact."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headrace.facts.hardware import MigProfile
-from headrace.plan.mig import Layout, start_beside
-from headrace.plan.pack_base import Device, Key, Share
+from headrace.plan.packing.base import Device, Key, Share
+from headrace.plan.packing.mig import Layout, start_beside
 
 WHOLE_SHARE = 1_000_000
 """A device's compute, in integers so that no order of adding matters."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from headrace.facts.model import ModelFacts
-from headrace.plan.vllm_constants import Range, VersionConstants
+from headrace.plan.vllm.constants import Range, VersionConstants
 
 _NUMBER_BYTES = 2
 _UNKNOWN_VOCABULARY = 262_144

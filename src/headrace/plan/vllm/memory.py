@@ -6,10 +6,10 @@ from math import ceil, floor
 from typing import Literal
 
 from headrace.facts.model import ModelFacts
-from headrace.plan.vllm_activation import activation_bytes, graph_bytes
-from headrace.plan.vllm_cache import CacheLayout, layout
-from headrace.plan.vllm_constants import GIB, Constants, Range, VersionConstants, card_key
-from headrace.plan.vllm_weights import weights_bytes
+from headrace.plan.vllm.activation import activation_bytes, graph_bytes
+from headrace.plan.vllm.cache import CacheLayout, layout
+from headrace.plan.vllm.constants import GIB, Constants, Range, VersionConstants, card_key
+from headrace.plan.vllm.weights import weights_bytes
 
 Confidence = Literal["high", "medium", "low"]
 Verdict = Literal["fits", "tight", "does not fit"]
