@@ -53,7 +53,7 @@ def _page() -> Iterator[str]:
     for path, section in model.SECTIONS.items():
         yield f"## {_title(path)}\n"
         yield f"{(section.__doc__ or '').strip()}\n"
-        yield from _table(section.model_fields)
+        yield from _table(model.fields(section))
         yield ""
     yield from _later()
     yield "## The commented example\n"

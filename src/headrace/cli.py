@@ -84,10 +84,15 @@ def _plan_parser(commands: Any) -> None:
     )
     command.add_argument("what", nargs="?", metavar="FILE|MODEL", help="as for headrace serve")
     command.add_argument(
-        "--machine", help='"2 x A100-80GB", rtx-4090, azure:Standard_NC24ads_A100_v4, or azure for all its sizes'
+        "--machine",
+        help='"2 x A100-80GB", rtx-4090, azure:Standard_NC24ads_A100_v4, azure for all its sizes, or auto for this one',
     )
     command.add_argument(
         "--for", dest="wanted", default="", metavar="K=V,…", help="users=50,prompt=1k,output=300,context=8k,ttft=500ms,tpot=50ms"
+    )
+    command.add_argument("--engines", action="store_true", help="which engine is for what, and what this version does with it")
+    command.add_argument(
+        "--learn", metavar="LOG", help="a log of a vLLM start: its measurements correct the plan for that version and card"
     )
     command.add_argument("--explain", action="store_true", help="every term with its number and the source of its formula")
     command.add_argument("--json", action="store_true", help="the plan for machines")
@@ -144,12 +149,16 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from headrace.planning import Question, answer, difference
+    from headrace.planning import Question, answer, difference, engine_table
     from headrace.terminal import Terminal
 
+    if options.engines:
+        print(engine_table())
+        return
     what = _what(options)
+    learn = Path(options.learn) if options.learn else None
     question = Question(
-        options.machine, options.wanted, options.json, options.explain, options.diff, options.update, options.offline
+        options.machine, options.wanted, options.json, options.explain, options.diff, options.update, options.offline, learn
     )
     ask = difference if options.diff else answer
     print(ask(_spec(what, None), lock_of(what), question, Terminal()))

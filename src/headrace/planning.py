@@ -9,24 +9,24 @@ from pathlib import Path
 
 from headrace import __version__
 from headrace.engines import engines
-from headrace.errors import ModelError, UsageError, WeightsError
+from headrace.errors import ModelError, PlanError, UsageError, WeightsError
 from headrace.facts import catalogue, request
 from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts, of
 from headrace.facts.probe import machine
-from headrace.plan import intent as intents
+from headrace.plan import intent, offer_text
 from headrace.plan import lock as locks
-from headrace.plan import offer_text
 from headrace.plan.base import Plan
 from headrace.plan.explain import explain
-from headrace.plan.fleet import fleet
-from headrace.plan.intent import Intent
+from headrace.plan.fleet import Member, fleet
+from headrace.plan.intent import Intent, wanted
 from headrace.plan.offer import Knowledge, cheapest, consider
 from headrace.plan.packing.explain import explain as explain_packing
 from headrace.plan.plan import plan
 from headrace.plan.speed_constants import SpeedConstants
 from headrace.plan.vllm.constants import parse as parse_constants
+from headrace.plan.vllm.learn import correct, learn
 from headrace.prepare import fetched, prepared, read_lock
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
@@ -43,20 +43,25 @@ class Question:
     """What the command line asks of a plan."""
 
     machine: str | None = None
+    """Instead of the spec's; auto is the one we are on."""
     wanted: str = ""
     as_json: bool = False
     explain: bool = False
     diff: bool = False
     update: bool = False
     offline: bool = False
+    learn: Path | None = None
+    """The log of a vLLM start."""
 
 
 def answer(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> str:
     """The plan as text or JSON. Raises HeadraceError."""
-    if question.machine is not None:
+    if (elsewhere := _asked_about(spec, question)) is not None:
+        if question.update:
+            raise _no_lock(elsewhere)
         return _elsewhere(spec, question, terminal)
     if question.wanted:
-        raise UsageError("--for needs --machine: on this machine the embedded engine is planned by its slots.")
+        raise UsageError("--for needs --machine: for this machine, write `for` in the file.")
     if question.update:
         made = asyncio.run(prepared(spec, terminal, lock_file, offline=question.offline, update=True))
         return explain(made)
@@ -66,12 +71,18 @@ def answer(spec: Spec, lock_file: Path | None, question: Question, terminal: Ter
 
 def difference(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> str:
     """What planning anew would change of the lock, a line each. Raises HeadraceError."""
+    if (elsewhere := _asked_about(spec, question)) is not None:
+        raise _no_lock(elsewhere)
     lock = read_lock(lock_file)
     if lock is None:
         raise UsageError(f"There is no {lock_file or 'lock'} to compare with.", "headrace serve FILE writes one.")
     lines = [] if lock.headrace == __version__ else [f"~ headrace: {lock.headrace} → {__version__}"]
     lines += locks.difference(lock, _here(spec, None, question, terminal))
     return "\n".join(lines or ["Planned anew, everything would be as the lock says."])
+
+
+def _no_lock(elsewhere: str) -> UsageError:
+    return UsageError(f"A lock is of this machine, and the plan is for {elsewhere}.", "Say --machine auto.")
 
 
 def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> Plan:
@@ -89,24 +100,58 @@ def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Term
 
 def _elsewhere(spec: Spec, question: Question, terminal: Terminal) -> str:
     """Models on machines that are asked about: the best way for each, or all of them packed together."""
-    wanted, machines = _wanted(question), _machines(question.machine or "")
+    machines, intents = _machines(spec, question), _intents(spec, question)
     facts = facts_of(spec, ("safetensors", "gguf"), terminal, offline=question.offline)
-    knowledge = Knowledge(parse_constants(measured("vllm")), SpeedConstants.from_mapping(measured("speed")))
-    if len(facts) > 1:
-        return _packed(facts, machines, wanted, knowledge)
-    ((name, known),) = facts.items()
-    considered = [consider(known, one, wanted, knowledge) for one in machines]
+    members = {name: Member(known, intents[name], wanted(spec.models[name])) for name, known in facts.items()}
+    knowledge = _knowledge(question, facts, machines, terminal)
+    if len(members) > 1 or any(member.wanted.share not in ("auto", "exclusive") for member in members.values()):
+        return _packed(members, machines, knowledge)
+    ((name, one),) = members.items()
+    considered = [consider(one.facts, machine, one.intent, knowledge, one.wanted) for machine in machines]
     best = cheapest(considered) if len(considered) > 1 else list(considered[0].offers[:1])
     if question.as_json:
         return json.dumps(offer_text.data(name, considered, best), indent=2)
-    text = offer_text.explain(name, considered, best, wanted) + _doubts(known) + _preset(spec, name)
+    text = offer_text.explain(name, considered, best, one.intent) + _doubts(one.facts) + _preset(spec, name)
     return text + "\n" + offer_text.formulas(best[0]) if question.explain and best else text
 
 
-def _packed(facts: Mapping[str, ModelFacts], machines: tuple[Machine, ...], wanted: Intent, knowledge: Knowledge) -> str:
-    packed = fleet(facts, machines, wanted, knowledge)
+def _knowledge(
+    question: Question, facts: Mapping[str, ModelFacts], machines: tuple[Machine, ...], terminal: Terminal
+) -> Knowledge:
+    """What was measured of vLLM; with the log of a start, what it teaches of its version and card. Raises UsageError."""
+    constants, speed = parse_constants(measured("vllm")), SpeedConstants.from_mapping(measured("speed"))
+    if question.learn is None:
+        return Knowledge(constants, speed)
+    if len(facts) != 1 or len({gpu.name for one in machines for gpu in one.gpus}) != 1:
+        raise UsageError("--learn needs one model on one kind of GPU: those that the log is of.")
+    gpu = machines[0].gpus[0]
+    try:
+        learned = learn(question.learn.read_text("utf-8", "replace"))
+    except OSError as error:
+        raise UsageError(f"{question.learn} cannot be read: {error.strerror}.") from None
+    corrected = correct(learned, next(iter(facts.values())), gpu.name, gpu.memory_bytes, constants)
+    if corrected is None:
+        what = "It needs the version, `Model loading took`, and `Available KV cache memory`."
+        raise UsageError(f"{question.learn} does not say enough of a start of vLLM.", what)
+    terminal.say(f"Corrected for vLLM {learned.version} on {gpu.name} by {question.learn}.")
+    return Knowledge(constants.with_learned(corrected), speed, str(learned.version))
+
+
+def engine_table() -> str:
+    """Which engine is for what, and what this version does with it."""
+    blocks = [
+        f"{use.name}\n  for      {use.good_for}\n  not for  {use.not_for}\n  here     {use.here}"
+        for use in catalogue.engine_uses()
+    ]
+    return "\n".join(blocks)
+
+
+def _packed(members: Mapping[str, Member], machines: tuple[Machine, ...], knowledge: Knowledge) -> str:
+    packed = fleet(members, machines, knowledge)
     refused = "".join(f"\n{name} fits nowhere: {reason}" for name, reason in packed.refused.items())
-    return f"Each for {wanted}:\n\n{explain_packing(packed.packing)}{refused}"
+    each = {str(member.intent) for member in members.values()}
+    alike = f"Each for {each.pop()}:" if len(each) == 1 else "\n".join(f"{name} for {m.intent}" for name, m in members.items())
+    return f"{alike}\n\n{explain_packing(packed.packing)}{refused}"
 
 
 def _doubts(facts: ModelFacts) -> str:
@@ -125,18 +170,32 @@ def _preset(spec: Spec, name: str) -> str:
     return f"KAITO has a preset for it: {preset}.\n" if preset else ""
 
 
-def _wanted(question: Question) -> Intent:
+def _intents(spec: Spec, question: Question) -> dict[str, Intent]:
+    """What every model with weights is for, --for on top. Raises UsageError, and PlanError for what no GPU can do."""
+    models = {name: model for name, model in spec.models.items() if model.source}
+    if not models:
+        raise UsageError("There is nothing to plan: every model runs elsewhere already (`url`).")
+    if inside := [name for name, model in models.items() if model.share == "process"]:
+        raise PlanError(
+            f"models.{inside[0]}: share process is for engines that hold several models, and vLLM holds one per process.",
+            "Write auto, time-slice or swap.",
+        )
     try:
-        return intents.parse(question.wanted)
+        return {name: intent.parse(question.wanted, intent.asked(model)) for name, model in models.items()}
     except ValueError as error:
         raise UsageError(f"--for: {error}") from None
 
 
-def _machines(text: str) -> tuple[Machine, ...]:
+def _asked_about(spec: Spec, question: Question) -> str | None:
+    """The machine to plan for; None for the one we are on."""
+    return spec.elsewhere if question.machine is None else None if question.machine == "auto" else question.machine
+
+
+def _machines(spec: Spec, question: Question) -> tuple[Machine, ...]:
     try:
-        return request.machine(text, catalogue.gpus(), catalogue.every_sku())
+        return request.machine(_asked_about(spec, question) or "", catalogue.gpus(), catalogue.every_sku())
     except ValueError as error:
-        raise UsageError(f"--machine: {error}") from None
+        raise UsageError(f"{'machine' if question.machine is None else '--machine'}: {error}") from None
 
 
 def facts_of(spec: Spec, formats: tuple[str, ...], terminal: Terminal, *, offline: bool) -> dict[str, ModelFacts]:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from headrace.control.loop import Loop
 from headrace.engines import engines
-from headrace.errors import ReplicaError, UsageError
+from headrace.errors import PlanError, ReplicaError, UsageError
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
 from headrace.plan.base import Plan
@@ -91,7 +91,12 @@ async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
 
 
 def _checked(spec: Spec, options: Options) -> tuple[str, int]:
-    """Where to listen, when that is allowed and everything that is needed is installed. Raises UsageError."""
+    """Where to listen, when that is allowed and everything that is needed is installed. Raises UsageError, PlanError."""
+    if spec.elsewhere is not None:
+        raise PlanError(
+            f"machine: {spec.elsewhere} is to be planned for, and models are served on this machine only.",
+            "Write machine: auto to serve here; headrace plan answers for the other.",
+        )
     listen = options.listen or spec.gateway.listen
     try:
         host, port = host_port(listen)

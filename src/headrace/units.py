@@ -1,13 +1,14 @@
-"""Bytes, durations and ranges, as people write them: parse and print.
+"""Bytes, durations, counts and ranges, as people write them: parse and print.
 
 Sizes: `16GB` is decimal (10**9), `16GiB` binary (2**30), as in the IEC standard and in Kubernetes' `Gi`.
-Durations: `500ms`, `60s`, `10m`, `1h30m`, `7d`.
+Durations: `500ms`, `60s`, `10m`, `1h30m`, `7d`. Counts of tokens: `50`, and `8k` is 8192.
 """
 
 import math
 import re
 
 SIZE_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*(?:[kKmMgGtT]i?)?[bB]?"
+COUNT_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*[kKmM]?"
 DURATION_PATTERN = r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+"
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([kKmMgGtT])(i?))?[bB]?")
@@ -15,6 +16,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _DURATION = re.compile(DURATION_PATTERN)
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmM]?)")
 _RANGE = re.compile(r"([0-9]+)(?:\.\.([0-9]+))?")
 _LONGEST_NUMBER = 30
 """Characters of a number; longer ones are typing accidents that would only overflow further on."""
@@ -35,6 +37,15 @@ def parse_duration(text: str) -> float:
     if not _DURATION.fullmatch(text.strip()) or len(text) > 2 * _LONGEST_NUMBER:
         raise ValueError(f'"{_short(text)}" is not a duration; write 500ms, 60s, 10m or 1h30m')
     return math.fsum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+
+
+def parse_count(text: str) -> int:
+    """The whole number above 0 in `text`: `50`, and `8k` is 8192, as tokens are counted. Raises ValueError."""
+    match = _COUNT.fullmatch(text.strip())
+    number = round(float(match[1]) * 1024 ** _POWERS[match[2].lower()]) if match and len(match[1]) <= _LONGEST_NUMBER else 0
+    if not number:
+        raise ValueError(f'"{_short(text)}" is not a number above 0; write 50, or 8k for 8192')
+    return number
 
 
 def parse_range(text: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.units import parse_bytes, parse_duration, parse_range, show_bytes, show_duration
+from headrace.units import parse_bytes, parse_count, parse_duration, parse_range, show_bytes, show_duration
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,25 @@ def test_a_size_is_read(text: str, count: int) -> None:
 def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size; write 16GB"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("50", 50),
+        ("8k", 8192),  # as tokens are counted
+        ("1.5 K", 1536),  # a fraction, a space, upper case
+        ("1m", 2**20),  # a million-token context
+    ],
+)
+def test_a_count_is_read(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.2", "-1", "many", "8g", "1e3", "9" * 400])
+def test_what_is_no_count_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number above 0; write 50, or 8k"):
+        parse_count(text)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def clouds() -> tuple[str, ...]:
     """The clouds whose sizes are known: the files of the catalogue that are not about something else."""
     names = (file.name for file in files("headrace.facts").joinpath("catalogue").iterdir())
     found = (name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-    return tuple(sorted(name for name in found if name not in ("gpus", "cpus", "models", "kaito")))
+    return tuple(sorted(name for name in found if name not in ("gpus", "cpus", "models", "kaito", "engines")))
 
 
 def known_model(repo: str) -> ModelFacts | None:
@@ -73,6 +73,23 @@ def known_model(repo: str) -> ModelFacts | None:
 def known_models() -> tuple[str, ...]:
     """The names of the models that `known_model` knows."""
     return tuple(re.findall(r"^([^\s#][^:\n]*):", _text("models.yaml"), re.M))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUse:
+    """An engine, what it is for and not for, and what this version does with it."""
+
+    name: str
+    good_for: str
+    not_for: str
+    here: str
+
+
+@cache
+def engine_uses() -> tuple[EngineUse, ...]:
+    """The table that a choice of engine starts from."""
+    entries_ = _content("engines.yaml").items()
+    return tuple(EngineUse(str(name), entry["for"], entry["not for"], entry["here"]) for name, entry in entries_)
 
 
 def kaito_preset(repo: str) -> str | None:

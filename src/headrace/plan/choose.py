@@ -6,12 +6,18 @@ from dataclasses import dataclass
 from headrace.engines.base import Engine
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
+from headrace.plan import intent
 from headrace.plan.base import Decision
 from headrace.spec.model import ModelSpec
 from headrace.traffic import Task
+from headrace.units import show_duration
 
 LONGEST_AUTO_CONTEXT = 4096
+LEAST_CONTEXT = 256
+"""llama.cpp rounds shorter contexts up to this."""
+
 LOCAL_SLOTS = 4
+MOST_AUTO_SLOTS = 8
 SERVER_SLOTS = 256
 BUSY_SHARE = 0.25
 """Part of the cores in use by others from which spinning threads stop paying."""
@@ -23,7 +29,10 @@ _SPIN_WINS = "spinning threads gave 75.6 tokens/s against 33.7 for sleeping ones
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One local model with everything chosen but the memory. `fixed` says that the user set the context."""
+    """One local model with everything chosen but the memory.
+
+    `fixed` says that the context is not to be lowered: the user set it, or what the model is for takes `least_context` of it.
+    """
 
     name: str
     facts: ModelFacts
@@ -33,6 +42,7 @@ class Draft:
     replicas: int
     context: int
     fixed: bool
+    least_context: int
     slots: int
     threads: int
     wait: str
@@ -73,16 +83,18 @@ def draft(
     replicas: int,
 ) -> Draft | str:
     """Everything but the memory for one model, or why it cannot be served. `replicas` are those of all local models."""
+    if problem := _not_here(model):
+        return problem
     chosen_task = task(model, facts)
     what: Task = "embed" if chosen_task.value == "embed" else "generate"
     chosen_engine = engine(model, facts, what, engines)
     if isinstance(chosen_engine, str):
         return chosen_engine
-    if problem := _too_long(model, facts):
+    if problem := _too_long(model, facts, what):
         return problem
     options = model.llamacpp
     context = _context(model, facts, what)
-    slots = _slots(model, LOCAL_SLOTS, "batching more on a CPU gains little, and a burst of prompts delays every first token")
+    slots = _local_slots(model)
     threads = _threads(options.threads, machine, replicas)
     wait = _wait(options.wait, machine, replicas)
     batch = _batch(options.batch, int(context.value), what)
@@ -95,13 +107,14 @@ def draft(
         task=what,
         replicas=model.replicas,
         context=int(context.value),
-        fixed=model.context != "auto",
+        fixed=model.context_asked is not None or _tokens(model, what) > 0,
+        least_context=_tokens(model, what),
         slots=int(slots.value),
         threads=int(threads.value),
         wait=wait.value,
         batch=int(batch.value),
         cache_type=cache.value,
-        decisions=(chosen_task, chosen_engine, context, slots, threads, wait, batch, cache),
+        decisions=(chosen_task, chosen_engine, context, slots, threads, wait, batch, cache, *_unchecked(model)),
     )
 
 
@@ -118,15 +131,43 @@ def _asked(value: object, default: str) -> str:
     return default if value == "auto" else "asked for"
 
 
-def _too_long(model: ModelSpec, facts: ModelFacts) -> str | None:
-    if model.context == "auto" or facts.context is None or model.context <= facts.context:
+def _not_here(model: ModelSpec) -> str | None:
+    """What the spec asks that is for GPUs, which the engine here does not use; None when there is nothing."""
+    problems = []
+    if model.quantization not in ("auto", "none"):
+        instead = "Write auto, and pick a quantized GGUF by its source: hf:org/name:Q4_K_M."
+        problems.append(f"quantization {model.quantization} is for GPUs; here weights are served as they are. {instead}")
+    if model.tensor_parallel not in ("auto", 1):
+        problems.append(f"tensor_parallel {model.tensor_parallel} is for GPUs; here a replica is one process. Write auto.")
+    if model.share != "auto":
+        problems.append(f"share {model.share} is for GPUs; here models share the cores, and none is swapped yet. Write auto.")
+    return " ".join(problems) or None
+
+
+def _too_long(model: ModelSpec, facts: ModelFacts, task: Task) -> str | None:
+    asked, tokens = model.context_asked, _tokens(model, task)
+    if facts.context is None or max(asked or 0, tokens) <= facts.context:
         return None
-    return f"context {model.context} is more than the {facts.context} tokens that the model was made for. Lower it."
+    limit = f"more than the {facts.context} tokens that the model was made for"
+    if asked is not None and asked > facts.context:
+        return f"context {asked} is {limit}. Lower it."
+    return f"prompt and answer of {tokens} tokens are {limit}. Lower for.prompt or for.output."
+
+
+def _tokens(model: ModelSpec, task: Task) -> int:
+    """What an intended request takes of the context; 0 when the spec says nothing of lengths, or sets the context as well."""
+    said = model.for_
+    if model.context_asked is not None or (said.prompt is None and (said.output is None or task == "embed")):
+        return 0
+    meant = intent.asked(model)
+    return meant.prompt if task == "embed" else meant.prompt + meant.output
 
 
 def _context(model: ModelSpec, facts: ModelFacts, task: Task) -> Decision:
-    if model.context != "auto":
-        return Decision("context", str(model.context), "asked for")
+    if model.context_asked is not None:
+        return Decision("context", str(model.context_asked), "asked for")
+    if tokens := _tokens(model, task):
+        return _holding(tokens, facts, task)
     bound = model.llamacpp.batch if task == "embed" else LONGEST_AUTO_CONTEXT
     limit = "the model does not say its limit" if facts.context is None else f"the model's limit is {facts.context}"
     if facts.context is not None and facts.context <= bound:
@@ -134,6 +175,34 @@ def _context(model: ModelSpec, facts: ModelFacts, task: Task) -> Decision:
     if task == "embed":
         return Decision("context", str(bound), f"the longest input that fits in a batch of {bound}; {limit}")
     return Decision("context", str(bound), f"the most that is taken without asking; {limit}")
+
+
+def _holding(tokens: int, facts: ModelFacts, task: Task) -> Decision:
+    what = f"a prompt of {tokens} tokens" if task == "embed" else f"prompt and answer of {tokens} tokens"
+    wanted = max(LEAST_CONTEXT, 1 << (tokens - 1).bit_length())
+    if facts.context is not None and facts.context < wanted:
+        return Decision("context", str(facts.context), f"the model's limit, which holds {what}")
+    return Decision("context", str(wanted), f"the power of two that holds {what}")
+
+
+def _local_slots(model: ModelSpec) -> Decision:
+    why = "batching more on a CPU gains little, and a burst of prompts delays every first token"
+    if model.for_.users is None:
+        return _slots(model, LOCAL_SLOTS, why)
+    users = -(-model.for_.users // model.replicas)
+    whose = f"{users} {'user' if users == 1 else 'users'}" + (" of each replica" if model.replicas > 1 else "")
+    if users <= MOST_AUTO_SLOTS:
+        return _slots(model, users, f"as many as the {whose}")
+    return _slots(model, MOST_AUTO_SLOTS, f"fewer than the {whose}, who queue: {why}")
+
+
+def _unchecked(model: ModelSpec) -> tuple[Decision, ...]:
+    """That latencies are asked for of which nothing is promised."""
+    limits = {"first token within": model.for_.ttft, "a token each": model.for_.tpot}
+    asked = [f"{what} {show_duration(limit)}" for what, limit in limits.items() if limit is not None]
+    if not asked:
+        return ()
+    return (Decision("latency", "unchecked", f"{' and '.join(asked)} asked for, which is not checked on this machine yet"),)
 
 
 def _slots(model: ModelSpec, default: int, why: str) -> Decision:

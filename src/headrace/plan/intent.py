@@ -1,14 +1,12 @@
-"""What a deployment is for: users, lengths and latencies, in place of engine flags."""
+"""What a deployment is for: users, lengths and latencies, in place of engine flags; and what of the ways is not left open."""
 
-import re
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
-from headrace.units import parse_duration, show_duration
+from headrace.spec.model import ModelSpec, Quantization, Share
+from headrace.units import parse_count, parse_duration, show_duration
 
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
-_TIMES = {"": 1, "k": 1024, "m": 1024**2}
 _NUMBERS = ("users", "prompt", "output", "context")
 _SECONDS = ("ttft", "tpot")
 
@@ -35,9 +33,28 @@ class Intent:
         return ", ".join(words)
 
 
-def parse(text: str) -> Intent:
-    """`users=50,context=8k,ttft=500ms` → Intent; what is left out stays at its default. Raises ValueError."""
-    intent = Intent()
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The ways that a user left open (`auto`), or the one that is wanted. `share` is for packing."""
+
+    quantization: Literal["auto"] | Quantization = "auto"
+    tensor_parallel: Literal["auto"] | int = "auto"
+    share: Literal["auto"] | Share = "auto"
+
+
+def wanted(model: ModelSpec) -> Wanted:
+    """What the spec asks of the ways to run a model."""
+    return Wanted(model.quantization, model.tensor_parallel, model.share)
+
+
+def asked(model: ModelSpec) -> Intent:
+    """What the spec says that a model is for; what it leaves out is at its default."""
+    said: dict[str, Any] = model.for_.model_dump(exclude_none=True) | {"context": model.context_asked}
+    return replace(Intent(), **said)
+
+
+def parse(text: str, intent: Intent = Intent()) -> Intent:
+    """`users=50,context=8k,ttft=500ms` → `intent` with these; prompt and answer made to fit the context. Raises ValueError."""
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, sign, value = (word.strip() for word in part.partition("="))
         if not sign:
@@ -60,7 +77,7 @@ def parse(text: str) -> Intent:
 
 
 def _count(key: str, text: str) -> int:
-    match = _COUNT.fullmatch(text)
-    if not match or not (number := round(float(match[1]) * _TIMES[match[2].lower()])):
-        raise ValueError(f'{key}: "{text}" is not a number above 0; write 50, or 8k for 8192')
-    return number
+    try:
+        return parse_count(text)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None

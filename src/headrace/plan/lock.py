@@ -85,7 +85,7 @@ def read(text: str, file: str) -> Lock:
 
 def asked(model: ModelSpec) -> dict[str, Any]:
     """What the spec asks of a model, without what is left at its default."""
-    value: dict[str, Any] = model.model_dump(mode="json", exclude_defaults=True)
+    value: dict[str, Any] = model.model_dump(mode="json", exclude_defaults=True, by_alias=True)
     return value
 
 

@@ -10,7 +10,7 @@ from itertools import product
 
 from headrace.facts.hardware import Gpu, Machine
 from headrace.facts.model import ModelFacts
-from headrace.plan.intent import Intent
+from headrace.plan.intent import Intent, Wanted
 from headrace.plan.speed import Engine, Speed, estimate, step_times
 from headrace.plan.speed_constants import SpeedConstants
 from headrace.plan.vllm.constants import Constants
@@ -62,6 +62,8 @@ class Offer:
     ttft: Outcome
     """One replica under its share of the users, simulated."""
     problems: tuple[str, ...]
+    version: str
+    """Of vLLM."""
 
     @property
     def gpus(self) -> int:
@@ -104,13 +106,20 @@ class Knowledge:
 
     memory: Constants
     speed: SpeedConstants
+    version: str = VERSION
+    """The version of vLLM that is planned for."""
 
 
-def consider(facts: ModelFacts, machine: Machine, intent: Intent, knowledge: Knowledge) -> Considered:
-    """Every way to run the model on `machine`."""
+_OPEN = Wanted()
+
+
+def consider(facts: ModelFacts, machine: Machine, intent: Intent, knowledge: Knowledge, wanted: Wanted = _OPEN) -> Considered:
+    """Every way to run the model on `machine` that `wanted` leaves open; where it leaves none, why is among the rejected."""
+    if reason := _impossible(facts, machine, wanted):
+        return Considered(machine, (), (Rejected("as asked for", reason),))
     offers: list[Offer] = []
     rejected: list[Rejected] = []
-    for variant, tp in _ways(facts, machine):
+    for variant, tp in _ways(facts, machine, wanted):
         made = _on(facts, machine, intent, knowledge, variant, tp)
         if isinstance(made, Rejected):
             rejected.append(made)
@@ -124,12 +133,30 @@ def _rank(offer: Offer) -> tuple[object, ...]:
     return (len(offer.problems), losses, offer.gpus, offer.tensor_parallel, offer.speed.tpot_seconds.expected)
 
 
-def _ways(facts: ModelFacts, machine: Machine) -> Iterator[tuple[Variant, int]]:
-    variants = [_AS_THEY_ARE]
+def _ways(facts: ModelFacts, machine: Machine, wanted: Wanted) -> Iterator[tuple[Variant, int]]:
+    name = "none" if wanted.quantization == facts.quantization else wanted.quantization  # they are of that format already
+    variants = [variant for variant in _variants(facts, machine) if name in ("auto", variant.name)]
+    parallel = _PARALLEL if wanted.tensor_parallel == "auto" else (wanted.tensor_parallel,)
+    yield from product(variants, [tp for tp in parallel if tp <= len(machine.gpus)])
+
+
+def _variants(facts: ModelFacts, machine: Machine) -> list[Variant]:
     capability = machine.gpus[0].compute_capability if machine.gpus else None
-    if facts.quantization in _FULL_FORMATS and capability is not None:
-        variants += [variant for variant in _VARIANTS if capability >= variant.capability]
-    yield from product(variants, [tp for tp in _PARALLEL if tp <= len(machine.gpus)])
+    if facts.quantization not in _FULL_FORMATS or capability is None:
+        return [_AS_THEY_ARE]
+    return [_AS_THEY_ARE, *(variant for variant in _VARIANTS if capability >= variant.capability)]
+
+
+def _impossible(facts: ModelFacts, machine: Machine, wanted: Wanted) -> str | None:
+    """Why there is no way at all as `wanted`."""
+    count = len(machine.gpus)
+    if not count or any(_ways(facts, machine, wanted)):
+        return None
+    if wanted.tensor_parallel != "auto" and wanted.tensor_parallel > count:
+        return f"tensor_parallel {wanted.tensor_parallel} takes as many GPUs, and there {'is' if count == 1 else 'are'} {count}"
+    if facts.quantization not in _FULL_FORMATS:
+        return f"the weights are {facts.quantization} already: quantization {wanted.quantization} needs them in 16 bits"
+    return f"{machine.gpus[0].name} cannot compute with quantization {wanted.quantization}; write auto or none"
 
 
 def _on(facts: ModelFacts, machine: Machine, intent: Intent, knowledge: Knowledge, variant: Variant, tp: int) -> Offer | Rejected:
@@ -188,7 +215,7 @@ def _memory(
         tp,
         1,
         context,
-        version=VERSION,
+        version=knowledge.version,
         constants=knowledge.memory,
         max_num_seqs=min(places, 1024),
         max_num_batched_tokens=8192 if gpu.memory_bytes >= 70 * 2**30 else 2048,
@@ -222,7 +249,7 @@ def _offer(
     )
     ttft = _simulated(facts, gpu, tp, memory, knowledge, max(1, -(-intent.users // replicas)), intent)
     problems = tuple(_problems(intent, speed, ttft, replicas * memory.cache_tokens))
-    return Offer(machine, gpu, variant, tp, replicas, memory.context, memory, speed, ttft, problems)
+    return Offer(machine, gpu, variant, tp, replicas, memory.context, memory, speed, ttft, problems, knowledge.version)
 
 
 def _problems(intent: Intent, speed: Speed, ttft: Outcome, cache_tokens: int) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headrace.plan.intent import Intent
-from headrace.plan.offer import VERSION, Considered, Offer
+from headrace.plan.offer import Considered, Offer
 from headrace.units import show_duration
 
 _GIB = 2**30
@@ -56,7 +56,7 @@ def _place(considered: Considered) -> str:
 def _rows(offer: Offer) -> Iterator[tuple[str, str]]:
     speed, memory, ttft = offer.speed, offer.memory, offer.ttft
     used = f"{offer.gpus} of {len(offer.machine.gpus)} GPUs"
-    yield "engine", f"vLLM {VERSION}, {_copies(offer)} on {used}"
+    yield "engine", f"vLLM {offer.version}, {_copies(offer)} on {used}"
     quality = f": {offer.quantization.quality}" if offer.quantization.quality else ", as the weights are"
     yield "quantization", offer.quantization.name + quality
     yield "context", f"{memory.context:,} tokens per request; the longest that fits is {memory.longest_context:,}"
@@ -89,7 +89,8 @@ def _cost(offer: Offer) -> str:
 def _line(offer: Offer) -> tuple[str, ...]:
     rate = f"{offer.speed.tokens_per_second.expected:,.0f} tokens/s"
     token = f"{offer.speed.tpot_seconds.expected * 1000:.1f} ms"
-    missed = "; ".join(offer.problems) or "meets it, and takes more than the best"
+    dearer = "at a loss of quality" if offer.quantization.quality else f"on {offer.gpus} GPUs"
+    missed = "; ".join(offer.problems) or f"meets it, {dearer}"
     return _copies(offer), offer.quantization.name, rate, token, missed
 
 
@@ -102,7 +103,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def formulas(offer: Offer) -> str:
     """Every term with its number and the source of its formula."""
-    lines = [f"Memory of one GPU ({_where(offer)}, vLLM {VERSION}):"]
+    lines = [f"Memory of one GPU ({_where(offer)}, vLLM {offer.version}):"]
     lines += _table(
         [
             (term.name, f"{term.bytes / _GIB:.2f} GiB", f"at worst {term.worst_bytes / _GIB:.2f}", term.source)
@@ -143,7 +144,7 @@ def _offer_data(offer: Offer) -> dict[str, Any]:
     return {
         "machine": _where(offer),
         "engine": "vllm",
-        "version": VERSION,
+        "version": offer.version,
         "quantization": offer.quantization.name,
         "tensor_parallel": offer.tensor_parallel,
         "replicas": offer.replicas,

@@ -167,7 +167,7 @@ def prefill_step(work: Work, card: Card, rates: Rates) -> Step:
     """A prompt computes; its weights are read in the shadow of that, or of the decoding in the same step."""
     mixture = work.mixture_layers / work.layers
     compute = work.operations / (card.peak * rates.prefill * rates.mixture_prefill**mixture)
-    interconnect = work.reduced_bytes / (card.link * rates.link)
+    interconnect = _transfer(work, card, rates)
     return Step(compute + interconnect + rates.prefill_seconds, 0.0, compute, interconnect, rates.prefill_seconds)
 
 
@@ -238,4 +238,9 @@ def _shared(facts: ModelFacts, tp: int, tokens: float) -> dict[str, float]:
 
 
 def _interconnect(work: Work, card: Card, rates: Rates) -> float:
-    return work.reduced_bytes / (card.link * rates.link) + work.reductions * rates.reduce_seconds
+    return _transfer(work, card, rates) + work.reductions * rates.reduce_seconds
+
+
+def _transfer(work: Work, card: Card, rates: Rates) -> float:
+    """Nothing for one GPU, which may have no link at all."""
+    return work.reduced_bytes / (card.link * rates.link) if work.reduced_bytes else 0.0

@@ -41,7 +41,8 @@ def _fixes(one: Placed, room: int) -> list[str]:
 def _longest_context(one: Placed, room: int) -> int:
     draft, placement = one.draft, one.placement
     steps = (placement.context - 1) // _STEP
-    return _STEP * _most(steps, lambda n: place(draft, n * _STEP, placement.slots).total_bytes <= room)
+    longest = _STEP * _most(steps, lambda n: place(draft, n * _STEP, placement.slots).total_bytes <= room)
+    return longest if longest >= draft.least_context else 0
 
 
 def _most_slots(one: Placed, room: int) -> int:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from headrace.spec.document import Document, Path
-from headrace.spec.model import NOT_YET, NOT_YET_ENGINES, SECTIONS
+from headrace.spec.model import NOT_YET, NOT_YET_ENGINES, SECTIONS, fields
 from headrace.spec.sentences import kind, nearest
 
 _LATER = "is not supported yet in this version."
@@ -15,7 +15,7 @@ def known(document: Document) -> dict[str, Any]:
     models = value.get("models")
     if isinstance(models, dict):
         value["models"] = {name: _model(document, ("models", name), model) for name, model in models.items()}
-    for section in ("gateway", "weights"):
+    for section in ("gateway", "weights", "machine"):
         if isinstance(value.get(section), dict):
             value[section] = _section(document, (section,), value[section])
     gateway = value.get("gateway")
@@ -35,6 +35,8 @@ def _model(document: Document, path: Path, value: Any) -> Any:
     model = _section(document, path, value)
     if "engine" in model:
         model["engine"] = _engine(document, (*path, "engine"), model["engine"])
+    if isinstance(model.get("for"), dict):
+        model["for"] = _section(document, (*path, "for"), model["for"])
     return model
 
 
@@ -57,15 +59,15 @@ def _engine(document: Document, path: Path, value: Any) -> Any:
 def _section(document: Document, path: Path, value: dict[str, Any]) -> dict[str, Any]:
     """`value` with the keys that may stand in the section at `path`; the others are reported."""
     section = ".".join(str(part) if index != 1 or path[0] != "models" else "*" for index, part in enumerate(path))
-    fields = list(SECTIONS[section].model_fields)
+    keys = list(fields(SECTIONS[section]))
     later = NOT_YET_ENGINES if section == "models.*.engine" else NOT_YET.get(section, ())
     for key in value:
         if key in later:
             document.report((*path, key), _LATER, "Remove it.", at_key=True)
-        elif key not in fields:
-            document.report((*path, key), "is not a key here.", _instead(key, fields), at_key=True)
-    return {key: below for key, below in value.items() if key in fields}
+        elif key not in keys:
+            document.report((*path, key), "is not a key here.", _instead(key, keys), at_key=True)
+    return {key: below for key, below in value.items() if key in keys}
 
 
-def _instead(key: str, fields: list[str]) -> str:
-    return f"{nearest(key, fields)} Keys here: {', '.join(fields)}.".strip()
+def _instead(key: str, keys: list[str]) -> str:
+    return f"{nearest(key, keys)} Keys here: {', '.join(keys)}.".strip()

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from headrace.errors import Mistake, SpecError, UsageError
 from headrace.spec.document import Document, read
 from headrace.spec.keys import known
-from headrace.spec.model import Spec, astray, conflicts
+from headrace.spec.model import Spec
+from headrace.spec.rules import astray, conflicts
 from headrace.spec.sentences import kind, nearest, sentences
 
 CheckSource = Callable[[str], object]

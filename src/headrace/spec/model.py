@@ -5,62 +5,49 @@ what the value means, its unit and its default: the JSON Schema and docs/referen
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from headrace.spec.addresses import host_port, server_url
+from headrace.spec.rules import astray, conflicts
+from headrace.spec.values import Bytes, Count, Seconds, Strict, form, read
 from headrace.traffic import Task
-from headrace.units import DURATION_PATTERN, SIZE_PATTERN, parse_bytes, parse_duration, parse_range
+from headrace.units import parse_range
 
 EngineName = Literal["auto", "llamacpp"]
 NOT_YET: Mapping[str, tuple[str, ...]] = {
-    "models.*": ("quantization", "tensor_parallel", "for", "scale", "share", "adapters"),
+    "models.*": ("scale", "adapters"),
     "gateway": ("keys",),
     "weights": ("keep",),
-    "": ("machine", "kubernetes"),
+    "machine": ("max",),
+    "": ("kubernetes",),
 }
 """Keys of later versions, by the path of the mapping they belong to (`*` is any model's name, "" the top)."""
 
 NOT_YET_ENGINES = ("vllm", "sglang", "tgi", "triton", "openvino", "custom")
+Quantization = Literal["none", "fp8", "awq"]
+Share = Literal["exclusive", "mig", "time-slice", "process", "swap"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
 _KEY = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_GGUF_FORMAT = re.compile(r"(?:UD-)?I?Q[1-8]_\w{1,8}", re.IGNORECASE)
 
 
-def _read(parse: Any) -> BeforeValidator:
-    """A validator that lets numbers through and reads text with `parse`."""
-    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
-
-
-def _as_written(number: str, pattern: str) -> dict[str, Any]:
-    return {"type": [number, "string"], "pattern": f"^{pattern}$"}
-
-
-Bytes = Annotated[int, _read(parse_bytes), Field(gt=0, le=2**50, json_schema_extra=_as_written("integer", SIZE_PATTERN))]
-# A week at most: event loops refuse timers of many years, and nobody waits that long for a request.
-Seconds = Annotated[
-    float,
-    _read(parse_duration),
-    Field(gt=0, le=604_800, json_schema_extra=_as_written("number", DURATION_PATTERN)),
-]
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class LlamaCppOptions(_Strict):
+class LlamaCppOptions(Strict):
     """Settings of the llama.cpp engine; what is left out is planned."""
 
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
@@ -80,20 +67,57 @@ class LlamaCppOptions(_Strict):
     )
 
 
-class EngineOptions(_Strict):
+class EngineOptions(Strict):
     """The full form of `engine`: one engine's name with its settings."""
 
     llamacpp: LlamaCppOptions = Field(description="The embedded llama.cpp, with settings.")
 
 
-def _engine_form(value: Any) -> str:
-    return "<name>" if isinstance(value, str) else "<options>"
+Engine = Annotated[Annotated[EngineName, Tag("<name>")] | Annotated[EngineOptions, Tag("<options>")], Discriminator(form)]
 
 
-Engine = Annotated[Annotated[EngineName, Tag("<name>")] | Annotated[EngineOptions, Tag("<options>")], Discriminator(_engine_form)]
+class ForSpec(Strict):
+    """What a model is for, in place of engine flags; `headrace plan --for` overrides single keys. 8k is 8192."""
+
+    users: Count | None = Field(
+        None, description="Requests at once. Here it sets `slots` where those are auto, 8 at most; on GPUs 8 when left out."
+    )
+    prompt: Count | None = Field(
+        None, description="Tokens of a prompt. With `output` it sets `context` where that is auto; 512 when left out."
+    )
+    output: Count | None = Field(None, description="Tokens of an answer; 256 when left out.")
+    context: Count | None = Field(
+        None, description="The most tokens that one request may take: the same as `context` of the model."
+    )
+    ttft: Seconds | None = Field(
+        None,
+        description="Longest time to the first token, for 9 of 10 requests. Held against a simulation on GPUs, not checked here.",
+    )
+    tpot: Seconds | None = Field(
+        None, description="Longest time per output token, on average. Held against an estimate on GPUs, not checked here."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ForSpec":
+        if problem := _too_short(self.context, self):
+            raise ValueError(problem)
+        return self
 
 
-class ModelSpec(_Strict):
+def _too_short(context: int | None, wanted: ForSpec) -> str | None:
+    tokens = (wanted.prompt or 0) + (wanted.output or 0)
+    if context is None or tokens <= context:
+        return None
+    return f"asks for {tokens} tokens of prompt and answer, and the context holds {context}; raise the context or ask for fewer"
+
+
+def _known_format(value: Any) -> Any:
+    if isinstance(value, str) and _GGUF_FORMAT.fullmatch(value):
+        raise ValueError(f'"{value}" is a kind of GGUF file; pick it by the source, as in hf:org/name:{value.upper()}')
+    return value
+
+
+class ModelSpec(Strict):
     """One model: where its weights are, or where it already runs; everything else is planned when left out."""
 
     source: str | None = Field(
@@ -114,12 +138,29 @@ class ModelSpec(_Strict):
     context: Literal["auto"] | Annotated[int, Field(ge=16, le=2**24)] = Field(
         "auto",
         description="Tokens of prompt and answer together, per request. auto: the model's own limit, at most 4096, "
-        "less when memory is short; for embedding the longest input that fits in `batch`.",
+        "less when memory is short; for embedding the longest input that fits in `batch`. With lengths in `for`: what "
+        "holds them.",
     )
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
-        "auto", description="Requests a replica serves at once. auto: 4 for llama.cpp, 256 for servers given by `url`."
+        "auto",
+        description="Requests a replica serves at once. auto: 4 for llama.cpp, with `for.users` "
+        "as many, at most 8; 256 for servers given by `url`.",
     )
-    replicas: Annotated[int, _read(lambda text: _fixed(text)), Field(ge=1, le=64)] = Field(
+    quantization: Annotated[Literal["auto"] | Quantization, BeforeValidator(_known_format)] = Field(
+        "auto",
+        description="Number format of the weights on GPUs: none leaves them as they are. auto: as they are where they fit, else "
+        "with the least loss. A GGUF is served as it is: pick its format by the source, hf:org/name:Q4_K_M.",
+    )
+    tensor_parallel: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "auto", description="GPUs that one replica is split over. auto: the fewest that do. Without GPUs it is 1."
+    )
+    share: Literal["auto"] | Share = Field(
+        "auto",
+        description="How it shares a GPU with other models: exclusive, mig (a slice of its own), time-slice, process or swap (in "
+        "turn). auto: whichever packs best. Only for plans on GPUs.",
+    )
+    for_: ForSpec = Field(ForSpec(), alias="for", description="What it is for: users, lengths and latencies.")
+    replicas: Annotated[int, read(lambda text: _fixed(text)), Field(ge=1, le=64)] = Field(
         1, description="How many copies run. Not with `url`, where every address is one replica."
     )
 
@@ -132,6 +173,23 @@ class ModelSpec(_Strict):
     def llamacpp(self) -> LlamaCppOptions:
         """What was asked of llama.cpp; the defaults when nothing was."""
         return self.engine.llamacpp if isinstance(self.engine, EngineOptions) else LlamaCppOptions()
+
+    @property
+    def context_asked(self) -> int | None:
+        """The tokens per request that were asked for, None when they are to be planned."""
+        return self.for_.context if self.context == "auto" else self.context
+
+    @field_validator("for_")
+    @classmethod
+    def _agrees(cls, value: ForSpec, info: ValidationInfo) -> ForSpec:
+        context = info.data.get("context", "auto")
+        if context == "auto":
+            return value
+        if value.context not in (None, context):
+            raise ValueError(f"has the context {value.context} beside `context: {context}`; keep one of them")
+        if problem := _too_short(context, value):
+            raise ValueError(problem)
+        return value
 
     @field_validator("url", mode="before")
     @classmethod
@@ -156,13 +214,14 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelSpec":
-        given = {name: getattr(self, name) for name in self.model_fields_set}
+        names = {field.alias or name: name for name, field in type(self).model_fields.items()}
+        given = {key: getattr(self, name) for key, name in names.items() if name in self.model_fields_set}
         for field, what in conflicts(given):
             raise ValueError(f"{field} {what}")
         return self
 
 
-class Queue(_Strict):
+class Queue(Strict):
     """The bounded queue in front of every model."""
 
     limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
@@ -171,7 +230,7 @@ class Queue(_Strict):
     wait: Seconds = Field(60.0, description="How long a request may wait for a free slot before it is refused.")
 
 
-class GatewaySpec(_Strict):
+class GatewaySpec(Strict):
     """The one OpenAI-compatible address in front of all models."""
 
     listen: str = Field(
@@ -190,7 +249,7 @@ class GatewaySpec(_Strict):
         return value
 
 
-class WeightsSpec(_Strict):
+class WeightsSpec(Strict):
     """Where weights are kept."""
 
     cache: Annotated[str, Field(min_length=1)] | None = Field(
@@ -199,13 +258,47 @@ class WeightsSpec(_Strict):
     )
 
 
-class Spec(_Strict):
+class MachineSpec(Strict):
+    """The full form of `machine`: one of these."""
+
+    gpus: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="A number and a GPU of the catalogue: 2 x A100-80GB, or rtx-4090."
+    )
+    azure: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="A size of Azure, such as Standard_NC24ads_A100_v4."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "MachineSpec":
+        if (self.gpus is None) == (self.azure is None):
+            raise ValueError("needs one of `gpus` and `azure`; write {gpus: 2 x A100-80GB}")
+        return self
+
+
+Hardware = Annotated[
+    Annotated[str, Field(min_length=1), Tag("<name>")] | Annotated[MachineSpec, Tag("<options>")], Discriminator(form)
+]
+
+
+class Spec(Strict):
     """The whole file."""
 
     models: dict[ModelName, ModelSpec] = Field(min_length=1, description="What to serve, by the name that clients use.")
     aliases: dict[ModelName, str] = Field({}, description="Other names for models: alias to model name.")
     gateway: GatewaySpec = Field(GatewaySpec(), description="The one OpenAI-compatible address in front of all models.")
     weights: WeightsSpec = Field(WeightsSpec(), description="Where weights are kept.")
+    machine: Hardware = Field(
+        "auto",
+        description="What `headrace plan` plans for, as its --machine: 2 x A100-80GB, azure:SIZE, or azure for all sizes. "
+        "auto: the machine that it runs on, the only one that `headrace serve` serves on.",
+    )
+
+    @property
+    def elsewhere(self) -> str | None:
+        """The machine to plan for, as one writes it after --machine; None for the one we are on."""
+        if isinstance(self.machine, str):
+            return None if self.machine == "auto" else self.machine
+        return self.machine.gpus or f"azure:{self.machine.azure}"
 
     @model_validator(mode="after")
     def _aliases_lead_somewhere(self) -> "Spec":
@@ -219,34 +312,18 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "models.*": ModelSpec,
     "models.*.engine": EngineOptions,
     "models.*.engine.llamacpp": LlamaCppOptions,
+    "models.*.for": ForSpec,
     "gateway": GatewaySpec,
     "gateway.queue": Queue,
     "weights": WeightsSpec,
+    "machine": MachineSpec,
 }
 """Every mapping with fixed keys, by its path: what may be written there, and what the reference page is made of."""
 
 
-def conflicts(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) for keys of one model that exclude or need each other; "" for the model itself."""
-    if given.get("source") and given.get("url"):
-        yield "url", "cannot stand beside `source`: a model is either run from weights or already running."
-    if not given.get("source") and not given.get("url"):
-        yield "", "needs a `source` (weights to run) or a `url` (a server that runs already)."
-    if given.get("key") is not None and not given.get("url"):
-        yield "key", "belongs to servers given by `url`, and there are none."
-    if given.get("replicas") is not None and given.get("url"):
-        yield "replicas", "is not for servers given by `url`: each address there is one replica."
-    if given.get("engine") not in (None, "auto") and given.get("url") and not given.get("source"):
-        yield "engine", "is not for servers given by `url`: they run already."
-
-
-def astray(models: Mapping[str, Any], aliases: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(alias, what is wrong) for aliases that hide a model or lead to none."""
-    for alias, target in aliases.items():
-        if alias in models:
-            yield alias, "is a model's name already, which the alias would hide."
-        elif isinstance(target, str) and target not in models:
-            yield alias, f'leads to "{target}", which is not a model here.'
+def fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a section, as they are written."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _fixed(text: str) -> int:

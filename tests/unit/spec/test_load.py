@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import SpecError, UsageError
 from headrace.spec.load import LARGEST_BYTES, load, loads, spec_for
-from headrace.spec.model import NOT_YET, NOT_YET_ENGINES, EngineOptions
+from headrace.spec.model import NOT_YET, NOT_YET_ENGINES, EngineOptions, ForSpec
 
 
 def told(text: str) -> list[str]:
@@ -46,6 +46,26 @@ def test_an_engine_may_have_settings_or_none() -> None:
     assert (some.engine_name, some.llamacpp.threads) == ("llamacpp", 2)
     assert isinstance(none.engine, EngineOptions)
     assert none.llamacpp == loads("models: {a: hf:a/b}").models["a"].llamacpp
+
+
+def test_what_a_model_is_for_is_typed() -> None:
+    asked = loads("models: {a: {source: x, for: {users: 50, prompt: 1.5k, context: 8k, ttft: 500ms, tpot: 0.05}}}").models["a"]
+    assert asked.for_ == ForSpec(users=50, prompt=1536, context=8192, ttft=0.5, tpot=0.05)
+    assert asked.context_asked == 8192
+
+
+@pytest.mark.parametrize(
+    ("written", "machine"),
+    [
+        ("auto", None),  # the one we are on
+        ("2 x A100-80GB", "2 x A100-80GB"),
+        ("{gpus: 2 x A100-80GB}", "2 x A100-80GB"),
+        ("{azure: Standard_NC24ads_A100_v4}", "azure:Standard_NC24ads_A100_v4"),
+        ("azure", "azure"),  # as after --machine: all its sizes
+    ],
+)
+def test_a_machine_is_text_or_a_mapping(written: str, machine: str | None) -> None:
+    assert loads(f"{M}machine: {written}").elsewhere == machine
 
 
 def test_anchors_and_merges_are_written_out() -> None:
@@ -93,7 +113,7 @@ M = "models: {a: hf:a/b}\n"
         ("? [a]\n: b\n" + M, ["1:3: has a key that is not text."]),
         # --- keys
         ("models: {a: hf:a/b, a: hf:c/d}", ["1:21: models.a: appears twice; first in line 1, column 10."]),
-        (M + "foo: 1", ["2:1: foo: is not a key here. Keys here: models, aliases, gateway, weights."]),  # nothing near
+        (M + "foo: 1", ["2:1: foo: is not a key here. Keys here: models, aliases, gateway, weights, machine."]),  # nothing near
         (M + "gatway: {}", ["2:1: gatway: is not a key here. Did you mean gateway?"]),
         ("gateway: {}", ["1:1: models: is missing."]),
         ("models: {}", ["1:9: models: names no model."]),
@@ -118,6 +138,27 @@ M = "models: {a: hf:a/b}\n"
         (M + "gateway: {drain: 30d}", ["30d is above the most, 7d."]),  # timers of event loops end somewhere
         (M + "gateway: {body: 0}", ["0 is not above 0."]),
         (M + "weights: {cache: ''}", ["2:18: weights.cache: is empty."]),
+        # --- what a model is for, and what of the ways is wanted
+        ("models: {a: {source: x, for: 50}}", ["1:30: models.a.for: must be a mapping, not the number 50."]),
+        ("models: {a: {source: x, for: {user: 5}}}", ["1:31: models.a.for.user: is not a key here. Did you mean users?"]),
+        ("models: {a: {source: x, for: {users: 0}}}", ["0 is not above 0."]),
+        ("models: {a: {source: x, for: {users: many}}}", ['"many" is not a number above 0. Write 50, or 8k for 8192.']),
+        ("models: {a: {source: x, for: {ttft: fast}}}", ['"fast" is not a duration.']),
+        ("models: {a: {source: x, for: {tpot: 30d}}}", ["30d is above the most, 7d."]),
+        ("models: {a: {source: x, for: {prompt: 800, output: 300, context: 1k}}}", ["1:30: models.a.for: asks for 1100 tokens"]),
+        ("models: {a: {source: x, context: 1024, for: {prompt: 2k}}}", ["1:45: models.a.for: asks for 2048 tokens"]),
+        ("models: {a: {source: x, context: 1024, for: {context: 2k}}}", ["1:45: models.a.for: has the context 2048 beside"]),
+        ("models: {a: {source: x, quantization: q4_k_m}}", ["Pick it by the source, as in hf:org/name:Q4_K_M."]),  # a GGUF's
+        ("models: {a: {source: x, quantization: gptq}}", ['must be auto, none, fp8 or awq, not the text "gptq".']),
+        ("models: {a: {source: x, quantization: }}", ["must be auto, none, fp8 or awq, not empty."]),  # none is text
+        ("models: {a: {source: x, tensor_parallel: 0}}", ["0 is below the least, 1."]),
+        ("models: {a: {source: x, share: timeslice}}", ["Did you mean time-slice?"]),
+        # --- the machine
+        (M + "machine: 4", ["2:10: machine: must be a mapping, not the number 4."]),
+        (M + "machine: ''", ["2:10: machine: is empty."]),
+        (M + "machine: {}", ["2:10: machine: needs one of `gpus` and `azure`."]),
+        (M + "machine: {gpus: T4, azure: x}", ["2:10: machine: needs one of `gpus` and `azure`."]),  # which is it?
+        (M + "machine: {gpu: T4}", ["2:11: machine.gpu: is not a key here. Did you mean gpus?", "machine: needs one of"]),
         # --- what YAML 1.1 reads differently
         ("models: {no: hf:a/b}", ['1:10: models.no: YAML reads the name no as a boolean. Write "no" in quotes.']),  # Norway
         ("models: {8: hf:a/b}", ['1:10: models.8: YAML reads the name 8 as a number. Write "8" in quotes.']),
@@ -130,6 +171,8 @@ M = "models: {a: hf:a/b}\n"
         ("models: {a: {source: x, key: env:K}}", ["1:25: models.a.key: belongs to servers given by `url`"]),
         ("models: {a: {url: http://h:1, replicas: 2}}", ["1:31: models.a.replicas: is not for servers"]),
         ("models: {a: {url: http://h:1, engine: llamacpp}}", ["1:31: models.a.engine: is not for servers"]),
+        ("models: {a: {url: http://h:1, for: {users: 2}}}", ["1:31: models.a.for: is not for servers"]),  # they run already
+        ("models: {a: {url: http://h:1, share: mig}}", ["1:31: models.a.share: is not for servers"]),
         (M + "aliases: {x: b}", ['2:14: aliases.x: leads to "b", which is not a model here.']),
         ("models: {chat: hf:a/b}\naliases: {x: caht}", ["Did you mean chat?"]),
         (M + "aliases: {a: a}", ["2:14: aliases.a: is a model's name already"]),
@@ -156,7 +199,7 @@ def test_a_mistake_is_told_where_it_stands(text: str, mistakes: list[str]) -> No
 
 def test_all_mistakes_are_told_at_once_and_in_order() -> None:
     text = (
-        "models:\n  a: {source: 7, context: 1, foo: 1, engine: vllm}\n  b: {url: [x], key: k}\naliases: {z: q}\nmachine: auto\n"
+        "models:\n  a: {source: 7, context: 1, foo: 1, engine: vllm}\n  b: {url: [x], key: k}\naliases: {z: q}\nkubernetes: {}\n"
     )
     lines = [line.split(":")[0] for line in told(text)]
     assert lines == ["2", "2", "2", "2", "3", "3", "4", "5"]
@@ -165,9 +208,16 @@ def test_all_mistakes_are_told_at_once_and_in_order() -> None:
 @pytest.mark.parametrize("key", [(section, key) for section, keys in NOT_YET.items() for key in keys])
 def test_a_key_of_a_later_version_is_refused_by_name(key: tuple[str, str]) -> None:
     section, name = key
-    above = {"": "", "models.*": "models: {b: {source: x, ", "gateway": "gateway: {", "weights": "weights: {"}[section]
+    above = {
+        "": "",
+        "models.*": "models: {b: {source: x, ",
+        "gateway": "gateway: {",
+        "weights": "weights: {",
+        "machine": "machine: {",
+    }[section]
     text = f"{'' if section == 'models.*' else M}{above}{name}: 1{'}' * above.count('{')}"
-    assert [line.partition(": ")[2] for line in told(text)] == [
+    # `machine` with nothing else in it is a mistake of its own.
+    assert [line.partition(": ")[2] for line in told(text) if "needs one of" not in line] == [
         f"{section.replace('*', 'b')}{'.' if section else ''}{name}: is not supported yet in this version. Remove it."
     ]
 
@@ -196,7 +246,9 @@ def test_no_mistake_is_in_pydantics_words() -> None:
     places = [
         *("models: @", "models: {a: @}", *(f"models: {{a: {{source: x, {key}: @}}}}" for key in _MODEL_KEYS)),
         *(f"models: {{a: {{source: x, engine: {{llamacpp: {{{key}: @}}}}}}}}" for key in _OPTIONS),
-        *(f"{M}{section}: @" for section in ("aliases", "gateway", "weights")),
+        *(f"models: {{a: {{source: x, for: {{{key}: @}}}}}}" for key in _FOR_KEYS),
+        *(f"{M}{section}: @" for section in ("aliases", "gateway", "weights", "machine")),
+        *(f"{M}machine: {{{key}: @}}" for key in ("gpus", "azure")),
         *(f"{M}gateway: {{{key}: @}}" for key in ("listen", "queue", "drain", "body")),
         *(f"{M}gateway: {{queue: {{{key}: @}}}}" for key in ("limit", "wait")),
         *(f"{M}{text}" for text in ("aliases: {x: @}", "weights: {cache: @}")),
@@ -206,7 +258,11 @@ def test_no_mistake_is_in_pydantics_words() -> None:
         assert not jargon.search(str(refusal(text))), (text, str(refusal(text)))
 
 
-_MODEL_KEYS = ("source", "url", "key", "task", "engine", "context", "slots", "replicas")
+_MODEL_KEYS = (
+    *("source", "url", "key", "task", "engine", "context", "slots", "replicas"),
+    *("for", "quantization", "tensor_parallel", "share"),
+)
+_FOR_KEYS = ("users", "prompt", "output", "context", "ttft", "tpot")
 _OPTIONS = ("threads", "wait", "batch", "cache_type")
 
 
