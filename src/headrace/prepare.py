@@ -43,7 +43,7 @@ async def prepared(
     made = plan(obeyed.spec, facts, {name: found.path for name, found in weights.items()}, here, engines())
     if lock:
         made = locks.explained(made, lock, obeyed.kept)
-    if lock_file is not None:
+    if lock_file is not None and weights:
         sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
         _keep(lock_file, locks.write(made, spec, sources, here, __version__), terminal)
     return made
@@ -53,7 +53,7 @@ def read_lock(lock_file: Path | None) -> locks.Lock | None:
     """The lock in the file; None when there is none. Raises LockError."""
     if lock_file is None or not lock_file.is_file():
         return None
-    return locks.read(lock_file.read_text("utf-8"), str(lock_file))
+    return locks.read(lock_file.read_text("utf-8", "replace"), str(lock_file))
 
 
 def _keep(lock_file: Path, text: str, terminal: Terminal) -> None:

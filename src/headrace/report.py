@@ -1,5 +1,6 @@
 """Ask a running gateway what it knows, and print it: `headrace status` and `headrace logs`."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -25,7 +26,7 @@ def get(url: str, path: str) -> Any:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         raise HeadraceError(_message(error)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UnreachableError(
             f"No gateway answers at {url}: {reason}.", "Start one with headrace serve, or give its --url."

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -72,7 +72,7 @@ class View:
 
 async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve until SIGINT or SIGTERM: the first drains, the second stops at once. Raises HeadraceError."""
-    host, port = _checked(spec, options)
+    (host, port), keys = _checked(spec, options), _keys(spec)
     stop = _Stop(terminal)
     view = View()
     admin = Admin(view, spec.aliases)
@@ -80,14 +80,18 @@ async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
     loading = [ModelStatus(name, None, "loading", "its weights are being fetched") for name in spec.models]
     gateway = Gateway(limits, loading, spec.aliases, admin.app, trusted=options.insecure)
     admin.gateway = gateway
-    address = "http://{}:{}".format(*await gateway.listen(host, port))
+    address = "http://" + _authority(*await gateway.listen(host, port))
     try:
         planned = await stop.unless(prepared(spec, terminal, options.lock, offline=options.offline))
         if planned is not None:
             terminal.say(explain(planned))
-            await _run(spec, planned, gateway, view, stop, _Announcer(terminal, planned, address, options.remark))
+            await _run(spec, planned, keys, gateway, view, stop, _Announcer(terminal, planned, address, options.remark))
     finally:
         gateway.close()
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _checked(spec: Spec, options: Options) -> tuple[str, int]:
@@ -112,46 +116,45 @@ def _checked(spec: Spec, options: Options) -> tuple[str, int]:
     return host, port
 
 
-async def _run(spec: Spec, planned: Plan, gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer") -> None:
-    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        target = LocalTarget(engines(), Path(folder), _keys(planned), logs=_log_folder(spec, announcer.address))
-        loop = view.loop = Loop(planned, target, gateway, announcer.heard)
-        task = asyncio.create_task(loop.run())
-        gc.collect()
-        gc.freeze()  # what lives until the end is not looked at again and again
-        try:
-            await stop.first(task, announcer.failed)
-            if stop.asked:
-                await stop.unless(_drained(gateway, spec.gateway.drain, announcer.terminal), again=True)
-        finally:
-            gateway.close()
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            await target.close()
+async def _run(
+    spec: Spec, planned: Plan, keys: Mapping[str, str], gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer"
+) -> None:
+    # Sockets go into a folder of their own in the system's temporary one, where what a killed Headrace left is swept away.
+    target = LocalTarget(engines(), Path(tempfile.gettempdir()), keys, logs=_log_folder(spec, announcer.address))
+    loop = view.loop = Loop(planned, target, gateway, announcer.heard, spec.gateway.drain)
+    task = asyncio.create_task(loop.run())
+    gc.collect()
+    gc.freeze()  # what lives until the end is not looked at again and again
+    try:
+        await stop.first(task, announcer.failed)
+        if stop.asked:
+            await stop.unless(_drained(gateway, spec.gateway.drain, announcer.terminal), again=True)
+    finally:
+        gateway.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)  # what it failed with was raised by `first`
+        await stop.unless(target.close(), again=True)  # engines that are not gone by then die with us
     if announcer.failed.is_set():
         raise ReplicaError("No model could be started.", announcer.reasons())
 
 
-def _log_folder(spec: Spec, address: str) -> Path | None:
-    """Where logs outlive the run: in the cache, by port; None where that cannot be written."""
+def _log_folder(spec: Spec, address: str) -> Path:
+    """Where logs outlive the run: in the cache, by port; elsewhere where that cannot be written."""
     folder = Path(spec.weights.cache or default_root(), "logs", address.rpartition(":")[2])
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="headrace-logs-"))
 
 
-def _keys(planned: Plan) -> dict[str, str]:
+def _keys(spec: Spec) -> dict[str, str]:
     """The API keys of servers that are not ours, by model, from the environment. Raises UsageError for one that is not set."""
     keys = {}
-    for model in planned.models:
+    for name, model in spec.models.items():
         if model.key is not None:
             variable = model.key.removeprefix("env:")
             if variable not in os.environ:
-                raise UsageError(f"models.{model.name}.key: the environment has no {variable}.", f"Set it: export {variable}=…")
-            keys[model.name] = os.environ[variable]
+                raise UsageError(f"models.{name}.key: the environment has no {variable}.", f"Set it: export {variable}=…")
+            keys[name] = os.environ[variable]
     return keys
 
 
@@ -165,13 +168,13 @@ async def _drained(gateway: Gateway, seconds: float, terminal: Terminal) -> None
 
 
 class _Stop:
-    """SIGINT and SIGTERM as events: the first asks to drain, the second to stop at once."""
+    """SIGINT, SIGTERM and SIGHUP as events: the first asks to drain, the second to stop at once."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._first = asyncio.Event()
         self._second = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
 
     @property
@@ -228,7 +231,7 @@ class _Announcer:
             if old is None or old.phase != status.phase or self._failing(status, old):
                 self._changed(status, old)
         phases = {status.phase for status in statuses}
-        if not self._welcomed and phases == {"ready"}:
+        if not self._welcomed and "ready" in phases and "loading" not in phases:
             self._welcomed = True
             self.terminal.say(self._welcome())
         if not self._welcomed and phases == {"failed"}:
@@ -240,7 +243,7 @@ class _Announcer:
 
     def _failing(self, status: ModelStatus, old: ModelStatus | None) -> bool:
         """A replica failed and will be started again: worth a line, for it may be all that the user ever sees."""
-        return status.phase == "loading" and "failed" in status.reason and (old is None or old.reason != status.reason)
+        return status.phase != "failed" and "failed" in status.reason and (old is None or old.reason != status.reason)
 
     def _changed(self, status: ModelStatus, old: ModelStatus | None) -> None:
         if status.phase == "ready" and not self._welcomed:
@@ -280,6 +283,7 @@ def _raise_file_limit() -> None:
 def run(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve on the fastest event loop there is."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("headrace").setLevel(logging.INFO)  # every change of control, with its reason
     _raise_file_limit()
     try:
         import uvloop

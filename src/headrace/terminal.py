@@ -1,5 +1,6 @@
 """What the person at the terminal sees while something runs: lines, and progress that does not flood a log."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ class Terminal:
 
     def say(self, text: str = "") -> None:
         """A line, or several."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # whoever read is gone: no reason to stop serving
             self._clear()
             print(text, file=self._stream, flush=True)
 

@@ -1,8 +1,8 @@
 """The control loop: observe, decide, apply, and tell the gateway; the one writer, level-triggered."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Protocol
 
 from headrace.control.status import endpoints, statuses
@@ -33,13 +33,21 @@ class Loop:
     `heard` is called with the models' statuses after each look, for whoever tells the user.
     """
 
-    def __init__(self, plan: Plan, target: Target, front: Front, heard: Callable[[Sequence[ModelStatus]], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        front: Front,
+        heard: Callable[[Sequence[ModelStatus]], None],
+        drain_seconds: float = 30.0,
+    ) -> None:
         self.plan = plan
         self.replicas: tuple[Replica, ...] = ()
         """What was observed last."""
         self._target = target
         self._front = front
         self._heard = heard
+        self._drain_seconds = drain_seconds
 
     async def run(self) -> None:
         """Look, change, look again, until cancelled."""
@@ -49,10 +57,9 @@ class Loop:
 
     async def round(self) -> None:
         """Observe everything, apply the difference to the plan, tell the gateway."""
-        now = asyncio.get_running_loop().time()
         self.replicas = await self._target.observe()
         self._tell()
-        todo = changes(self.plan, self.replicas, self._front.loads(), now)
+        todo = changes(self.plan, self.replicas, self._front.loads(), monotonic(), self._drain_seconds)
         for change in todo:
             log.info("%s", _sentence(change))
         if todo:

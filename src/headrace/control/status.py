@@ -22,11 +22,11 @@ def statuses(plan: Plan, replicas: Sequence[Replica]) -> list[ModelStatus]:
 def status(model: PlannedModel, replicas: Sequence[Replica]) -> ModelStatus:
     """One model: ready when a replica is, failed when none will come back by itself, else loading."""
     ready = sum(replica.state is State.READY for replica in replicas)
-    given_up = [replica for replica in replicas if replica.state is State.FAILED and replica.retry_at is None]
+    given_up = [replica for replica in replicas if replica.state is State.FAILED and _for_good(replica)]
     if ready:
         down = [replica for replica in replicas if replica.state is State.FAILED]
         reason = f"{ready} of {len(model.replicas)} replicas ready"
-        reason += f"; {down[0].name}: {down[0].reason}" if down else ""
+        reason += f"; {down[0].name} failed: {down[0].reason}" if down else ""
         return ModelStatus(model.name, model.task, "ready", reason, model.context)
     if replicas and len(given_up) == len(replicas):
         return ModelStatus(model.name, model.task, "failed", given_up[0].reason, model.context)
@@ -34,3 +34,8 @@ def status(model: PlannedModel, replicas: Sequence[Replica]) -> ModelStatus:
     waiting = failed or [replica for replica in replicas if replica.state is not State.STOPPED]
     reason = f"{waiting[0].name} is {waiting[0].state.value}: {waiting[0].reason}" if waiting else "no replica was started yet"
     return ModelStatus(model.name, model.task, "loading", reason, model.context)
+
+
+def _for_good(replica: Replica) -> bool:
+    """Not to be started again, and not a server elsewhere, which may answer again at any time."""
+    return replica.retry_at is None and not isinstance(replica.placement, str)

@@ -54,7 +54,7 @@ def launch(placement: Placement, address: str) -> Launch:
         "threads": placement.threads,
         "embedding": placement.task == "embed",
     }
-    argv = ("python", "-m", "headrace.runners.llamacpp", json.dumps(spec, sort_keys=True))
+    argv = ("python", "-P", "-m", "headrace.runners.llamacpp", json.dumps(spec, sort_keys=True))
     return Launch(argv, key_variable="ENGINE_KEY")
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.gateway import metrics, openai
+from headrace.gateway.asgi import INTERNAL_ERROR
 from headrace.gateway.gateway import Gateway, nothing_at
 from headrace.gateway.openai import Refusal
 from headrace.plan.plan import Plan
@@ -54,7 +55,7 @@ class Admin:
                 Route("/admin/status", self._status),
                 Route("/admin/logs/{name:path}", self._logs),
             ],
-            exception_handlers={HTTPException: _http_error, Refusal: _refused},  # type: ignore[dict-item]
+            exception_handlers={HTTPException: _http_error, Refusal: _refused, Exception: _bug},  # type: ignore[dict-item]
         )
 
     async def _root(self, request: Request) -> Response:
@@ -116,7 +117,7 @@ class Admin:
     async def _logs(self, request: Request) -> Response:
         name = request.path_params["name"]
         lines = _count(request.query_params.get("lines", str(LOG_LINES)))
-        named = [replica for replica in self._view.replicas if name in (replica.name, self._aliases.get(replica.name))]
+        named = [replica for replica in self._view.replicas if replica.name == name]
         chosen = named or [r for r in self._view.replicas if r.model == self._aliases.get(name, name)]
         if not chosen:
             raise self.gateway.unknown(name)
@@ -142,7 +143,7 @@ def _replica_status(replica: Replica, load: Any, now: float) -> dict[str, Any]:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise Refusal(400, '"lines" must be a number of lines.', "invalid_type", param="lines")
     return min(10_000, int(text))
 
@@ -153,6 +154,10 @@ def _json(value: Any, status: int = 200) -> Response:
 
 async def _refused(request: Request, refusal: Refusal) -> Response:
     return Response(refusal.envelope(), refusal.status, media_type="application/json")
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return await _refused(request, INTERNAL_ERROR)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

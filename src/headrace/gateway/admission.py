@@ -83,12 +83,15 @@ class Queue(Generic[Ticket]):
         self._waiting[ticket] = now + self._wait
         return self._next(now)
 
-    def retried(self, ticket: Ticket, avoid: frozenset[str], now: float) -> list[Effect[Ticket]]:
+    def retried(self, ticket: Ticket, avoid: frozenset[str], now: float, *, reached: bool = True) -> list[Effect[Ticket]]:
         """A request whose replica failed it comes back, ahead of those that were never served, rather not to `avoid`.
 
-        It was accepted once, so the limit does not hold for it. It may wait for what is left of its time.
+        It was accepted once, so the limit does not hold for it. It may wait for what is left of its time, of which
+        knocking at a replica that could not be `reached` is a part.
         """
-        _, may_wait = self._release(ticket) or (now, 0.0)
+        since, may_wait = self._release(ticket) or (now, 0.0)
+        if not reached and (may_wait := may_wait - (now - since)) <= 0:
+            return [Reject(ticket, "expired", self.retry_after()), *self._next(now)]
         self._avoid[ticket] = avoid
         self._waiting[ticket] = now + may_wait
         self._waiting.move_to_end(ticket, last=False)

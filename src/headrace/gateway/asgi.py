@@ -13,6 +13,7 @@ from headrace.gateway.openai import Refusal
 if TYPE_CHECKING:
     from headrace.gateway.wire import Client
 
+INTERNAL_ERROR = Refusal(500, "Headrace failed to answer; its log says why.", "internal_error", "server_error")
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
@@ -31,6 +32,7 @@ class Call:
         self._start: Message | None = None
         self._received = False
         self._streams = False
+        self._answered = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -65,9 +67,8 @@ class Call:
         self._loop.call_exception_handler({"message": f"{self._request.head.path} failed", "exception": error})
         if self._streams:
             self._client.close_after()
-        else:
-            refusal = Refusal(500, "Headrace failed to answer; its log says why.", "internal_error", "server_error")
-            self._client.refuse(refusal, self._request_id)
+        elif not self._answered:  # Starlette answers a 500 itself, then raises
+            self._client.refuse(INTERNAL_ERROR, self._request_id)
 
     def _scope(self) -> dict[str, Any]:
         request = self._request
@@ -113,6 +114,7 @@ class Call:
             self._begin()
             self._write(body, more)
         else:
+            self._answered = True
             self._client.respond(self._status(), body, self._lines(), self._request_id)
 
     def _begin(self) -> None:

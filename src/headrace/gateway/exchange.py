@@ -114,7 +114,7 @@ class Exchange:
         self._waited += now - self._held_since
         self.replica = replica
         self._pool = self.model.pools[replica]
-        upstream = self._pool.take()
+        upstream = None if self._stale else self._pool.take()  # after one stale connection, a new one: it may be the request
         if upstream is not None:
             self._send(upstream)
         else:
@@ -126,7 +126,7 @@ class Exchange:
             self._send(upstream)
         else:
             self.model.suspect(self.replica, monotonic())
-            self._again(counts=False, reason=reason)
+            self._again(counts=False, reason=reason, reached=False)
 
     def _send(self, upstream: Upstream) -> None:
         assert self._pool
@@ -143,7 +143,7 @@ class Exchange:
             self._sent = True
             self.model.stats.wait.observe(self._waited)
             self.model.stats.overhead.observe(max(0.0, now - self._arrived - self._waited))
-        upstream.send(self, request_head(request.head, len(body), self.request_id, endpoint.key), body)
+        upstream.send(self, request_head(request.head, self._pool.host, len(body), self.request_id, endpoint.key), body)
         if self._paused:
             upstream.pause()
 
@@ -173,7 +173,7 @@ class Exchange:
             return
         framing = b"Content-Length: %d\r\n" % head.length
         self.client.write(response_head(head.status_line, head.lines, framing, self.request_id, self.client.closing) + body)
-        self.completed(head.status, usage_in(body[-TAIL_BYTES:]), 0.0)
+        self.completed(head.status, usage_in(body[-TAIL_BYTES:]) or usage_in(body[:TAIL_BYTES]), 0.0)
 
     def body(self, data: bytes, upstream: Upstream) -> None:
         """Bytes of the answer, with their framing."""
@@ -258,7 +258,9 @@ class Exchange:
             self.deadline = now + GAP_SECONDS
         elif self.deadline and now > self.deadline:
             self._drop_upstream()
-            self.broken(f"{self.replica} was silent for {show_duration(FIRST_BYTE_SECONDS)}", stale=False)
+            self.broken(
+                f"{self.replica} was silent for {show_duration(GAP_SECONDS if self._relay else FIRST_BYTE_SECONDS)}", stale=False
+            )
         elif (
             not self.deadline
             and self.ask.stream
@@ -283,7 +285,7 @@ class Exchange:
 
     # ---- inside
 
-    def _again(self, *, counts: bool, reason: str) -> None:
+    def _again(self, *, counts: bool, reason: str, reached: bool = True) -> None:
         """Back into the queue, ahead of the others, unless it was tried often enough."""
         self.deadline = 0.0
         self._relay = None
@@ -295,7 +297,7 @@ class Exchange:
         self._tried |= {self.replica}
         self.model.stats.retries += 1
         now = self._held_since = monotonic()
-        carry_out(self.model.queue.retried(self, self._tried, now), now)
+        carry_out(self.model.queue.retried(self, self._tried, now, reached=reached), now)
 
     def _break_off(self, refusal: Refusal) -> None:
         """The client has part of an answer: a stream ends with an error event and without its end, anything else is cut."""

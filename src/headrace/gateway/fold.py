@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from headrace.gateway.openai import Refusal, engine_error
+from headrace.gateway.openai import Refusal, event_error
 
 EVENT_LIMIT = 16 * 1024 * 1024
 """Bytes of one event; a longer one is a broken answer."""
@@ -50,13 +50,14 @@ class BrokenStream(Exception):
 class Fold:
     """Collects events; `answer` is the whole once `done`. `events` counts those with content, about one a token."""
 
-    __slots__ = ("_choices", "_head", "_rest", "_usage", "done", "error", "events")
+    __slots__ = ("_choices", "_head", "_rest", "_so_far", "_usages", "done", "error", "events")
 
     def __init__(self) -> None:
         self._rest = b""
         self._head: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
-        self._usage: Any = None
+        self._usages: list[dict[str, Any]] = []  # of what has ended
+        self._so_far: dict[str, Any] | None = None
         self.done = False
         self.error: Refusal | None = None
         self.events = 0
@@ -71,29 +72,25 @@ class Fold:
                 self._event(line[5:].strip())
 
     def answer(self, *, choices: int = 1) -> bytes:
-        """The answer as one JSON object."""
+        """The answer as one JSON object; `choices` is the `n` of the request."""
         whole = dict(self._head)
         whole["choices"] = [_finished(choice) for _, choice in sorted(self._choices.items())]
-        whole["usage"] = self._corrected_usage(choices)
+        whole["usage"] = self.usage(choices)
         return msgspec.json.encode(whole)
 
-    @property
-    def tokens(self) -> tuple[int, int] | None:
-        """(prompt, completion) tokens as the engine counted them."""
-        usage = self._usage
-        return (usage["prompt_tokens"], usage["completion_tokens"]) if usage else None
-
-    def _corrected_usage(self, choices: int) -> Any:
-        """llama.cpp counts the tokens of one choice only when `n` > 1: what was streamed is the better count then."""
-        usage = self._usage
-        if choices == 1 or not usage:
-            return usage
-        completion = max(self.events, usage["completion_tokens"])
-        return usage | {"completion_tokens": completion, "total_tokens": usage["prompt_tokens"] + completion}
+    def usage(self, choices: int = 1) -> dict[str, Any] | None:
+        """Tokens as the engine counted them. llama.cpp counts each choice of each prompt by itself, with its prompt."""
+        if len(self._usages) <= 1:
+            return self._usages[0] if self._usages else self._so_far
+        prompt = sum(usage["prompt_tokens"] for usage in self._usages) // choices
+        completion = sum(usage["completion_tokens"] for usage in self._usages)
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def _event(self, text: bytes) -> None:
         if text == b"[DONE]":
             self.done = True
+            return
+        if text == b"null":  # llama.cpp begins so when there are several prompts
             return
         try:
             event = _decode(text)
@@ -106,20 +103,24 @@ class Fold:
 
     def _take(self, event: dict[str, Any], text: bytes) -> None:
         if "error" in event:
-            self.error = engine_error(500, text)
+            self.error = event_error(text)
             return
         if usage := event.get("usage"):
             counted = msgspec.convert(usage, _Usage)
             details = {key: usage[key] for key in usage if key.endswith("_details")}
-            self._usage = {
+            total = counted.prompt_tokens + counted.completion_tokens
+            self._so_far = {
                 "prompt_tokens": counted.prompt_tokens,
                 "completion_tokens": counted.completion_tokens,
-                "total_tokens": counted.prompt_tokens + counted.completion_tokens,
+                "total_tokens": total,
                 **details,
             }
         self._keep_head(event)
-        for part in msgspec.convert(event.get("choices") or [], list[_Choice]):
+        parts = msgspec.convert(event.get("choices") or [], list[_Choice])
+        for part in parts:
             self._merge(part)
+        if usage and self._so_far and (not parts or any(part.finish_reason for part in parts)):
+            self._usages.append(self._so_far)
 
     def _keep_head(self, event: dict[str, Any]) -> None:
         if self._head:
@@ -146,8 +147,9 @@ class Fold:
 def _join(message: dict[str, Any], delta: dict[str, Any]) -> None:
     """Texts grow; tool calls grow by their index; anything else is set once."""
     for key, value in delta.items():
-        if key == "tool_calls" and value:
-            _join_calls(message.setdefault("tool_calls", {}), msgspec.convert(value, list[_Call]))
+        if key == "tool_calls":
+            if value:  # engines also send null
+                _join_calls(message.setdefault("tool_calls", {}), msgspec.convert(value, list[_Call]))
         elif isinstance(value, str) and isinstance(message.get(key), str) and key != "role":
             message[key] += value
         elif value is not None or key not in message:
@@ -168,8 +170,8 @@ def _join_logprobs(choice: dict[str, Any], logprobs: dict[str, Any]) -> None:
     kept = choice.setdefault("logprobs", {})
     for key, value in logprobs.items():
         if isinstance(value, list):
-            kept.setdefault(key, []).extend(value)
-        else:
+            kept[key] = [*(kept.get(key) or ()), *value]
+        elif value is not None or key not in kept:
             kept[key] = value
 
 

@@ -85,7 +85,7 @@ class Gateway:
         except OSError as error:
             raise ListenError(
                 f"Cannot listen on {host}:{port}: {error.strerror or error}.",
-                "Stop what listens there, or set gateway.listen to another port.",
+                "Stop what listens there, or choose another port: gateway.listen in the file, or --listen.",
             ) from None
         self._tick()
         address = self._server.sockets[0].getsockname()
@@ -196,9 +196,12 @@ class Gateway:
             message += f"Models that can: {', '.join(able)}." if able else "No model here can."
             raise Refusal(400, message, "wrong_task", param="model")
         if status.phase == "failed":
+            model.stats.finished(503, 0.0)
             raise model.unavailable()
         if model.held_bytes > BUFFER_LIMIT:
-            raise model.overloaded("full", model.queue.retry_after())
+            model.stats.finished(429, 0.0)
+            message = f'Requests for model "{model.name}" hold {model.held_bytes:,} bytes, as many as are kept. Try again.'
+            raise Refusal(429, message, "too_much_waiting", "rate_limit_error", retry_after=model.queue.retry_after())
         return model
 
     def unknown(self, name: str) -> Refusal:
@@ -212,7 +215,8 @@ class Gateway:
 
 def nothing_at(path: str) -> Refusal:
     """The answer to a path that is not served."""
-    return Refusal(404, f"There is nothing at {path[:200]}. The API is under /v1.", "not_found", "not_found_error")
+    served = ", ".join((*PATHS, "/v1/models"))
+    return Refusal(404, f"There is nothing at {path[:200]}. Served are {served}.", "not_found", "not_found_error")
 
 
 def _sane(request_id: bytes) -> bool:

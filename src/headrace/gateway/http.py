@@ -23,6 +23,7 @@ _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te
 _NOT_FOR_ENGINES = _HOP_BY_HOP | {
     b"host",
     b"content-length",
+    b"content-type",  # the body was read as JSON, whatever the client called it
     b"expect",
     b"authorization",  # the gateway's keys must not reach engines
     b"proxy-authorization",
@@ -67,12 +68,12 @@ class RequestHead:
         self._lines: bytes | None = None
 
     def lines_for_engine(self) -> bytes:
-        """Request line, Host, and the headers that are an engine's business."""
+        """Request line, and the headers that are an engine's business."""
         if self._lines is None:
             dropped = _NOT_FOR_ENGINES | _nominated(self.known.get(b"connection", b"").lower())
             lines = b"".join(b"%s: %s\r\n" % field for field in self.headers if field[0] not in dropped)
             target = self.target if self.target.startswith(b"/") else self.path.encode("latin-1")
-            self._lines = b"POST %s HTTP/1.1\r\nHost: engine\r\n%s" % (target, lines)
+            self._lines = b"POST %s HTTP/1.1\r\nContent-Type: application/json\r\n%s" % (target, lines)
         return self._lines
 
 
@@ -170,11 +171,11 @@ def _nominated(connection: bytes) -> frozenset[bytes]:
     return frozenset(token.strip() for token in connection.split(b",")) - {b"close", b"keep-alive", b""}
 
 
-def request_head(head: RequestHead, length: int, request_id: bytes, key: str | None) -> bytes:
-    """The head that an engine gets, for a body of `length` bytes."""
+def request_head(head: RequestHead, host: bytes, length: int, request_id: bytes, key: str | None) -> bytes:
+    """The head that an engine at `host` gets, for a body of `length` bytes."""
     authorization = b"Authorization: Bearer %s\r\n" % key.encode() if key else b""
     lines = head.lines_for_engine()
-    return b"%s%sX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n" % (lines, authorization, request_id, length)
+    return b"%sHost: %s\r\n%sX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n" % (lines, host, authorization, request_id, length)
 
 
 def response_head(status_line: bytes, lines: bytes, framing: bytes, request_id: bytes, close: bool) -> bytes:

@@ -5,7 +5,7 @@ Shapes after the OpenAI API reference (platform.openai.com/docs/api-reference), 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
@@ -197,6 +197,11 @@ def usage_in(tail: bytes) -> Usage | None:
     return None
 
 
+# llama.cpp's words for what is the client's mistake and is answered with 500, which clients would send again.
+_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)", re.DOTALL)
+_CLIENTS_MISTAKE = re.compile(r"^Failed to parse |input is not supported|too large to process")
+
+
 class _EngineError(msgspec.Struct):
     message: str | None = None
     type: str | None = None
@@ -231,8 +236,11 @@ def engine_error(status: int, body: bytes) -> Refusal:
             f"{error.n_prompt_tokens} tokens. Shorten it."
         )
         return Refusal(400, message, "context_length_exceeded", source="engine", param="messages")
-    if status == 501 or (status == 500 and "too large to process" in message):
-        status, code = 400, code or ("unsupported" if status == 501 else "input_too_long")
+    if too_long := _TOO_LONG.search(message):
+        message = f"This model's maximum input is {too_long[2]} tokens. However, your input has {too_long[1]} tokens. Shorten it."
+        return Refusal(400, message, "context_length_exceeded", source="engine", param="input")
+    if status == 501 or (status == 500 and _CLIENTS_MISTAKE.search(message)):
+        status, code = 400, code or "unsupported"
     kind = error.type if error.type and status < 500 and error.type != "server_error" else _TYPES.get(status)
     kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
     return Refusal(status, message, code or kind, kind, error.param, "engine")
@@ -269,10 +277,13 @@ def first_event_error(payload: bytes) -> Refusal | None:
     """The error that an engine put into the first event of a stream it had already answered with 200 (TGI and Triton do)."""
     if not payload.startswith(_ERROR_EVENTS):
         return None
-    line = payload.split(b"\n", 1)[0].partition(b":")[2].strip()
-    refusal = engine_error(500, line)
-    code = _error_object(line).code
-    return replace(refusal, status=code) if isinstance(code, int) and 400 <= code < 600 else refusal
+    return event_error(payload.split(b"\n", 1)[0].partition(b":")[2].strip())
+
+
+def event_error(data: bytes) -> Refusal:
+    """An engine's error in an event's `data`: its integer `code`, where there is one, is the status; else 500."""
+    code = _error_object(data).code
+    return engine_error(code if isinstance(code, int) and 400 <= code < 600 else 500, data)
 
 
 def model_list(models: Mapping[str, int], created: int) -> bytes:

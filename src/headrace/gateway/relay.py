@@ -61,6 +61,7 @@ class Splice:
         "_kept",
         "_pieces",
         "_raw",
+        "_start",
         "begun",
     )
 
@@ -74,6 +75,7 @@ class Splice:
         self._kept = 0
         self._held = b""
         self._content = b""
+        self._start = b""
         self._chunks: Chunks | None = None
         self._events = 0
         self._first_at = 0.0
@@ -98,6 +100,8 @@ class Splice:
 
     def _keep(self, data: bytes) -> None:
         """Remember the end of the answer, in pieces: joining them for each chunk would cost more than passing it on."""
+        if self._head.event_stream and not self._first_at and b"data:" in data:  # comments are no tokens
+            self._first_at = self._exchange.first_byte()
         self._pieces.append(data)
         self._kept += len(data)
         while self._kept - len(self._pieces[0]) >= TAIL_BYTES:
@@ -130,11 +134,11 @@ class Splice:
                 self._exchange.refuse(refusal)
                 return b""
         self._held = self._content = b""
+        self._start = content[:TAIL_BYTES] if not self._head.event_stream else b""  # embeddings have their usage in front
         self._chunks = chunks
         self.begun = True
-        first_at = self._exchange.first_byte()
-        if self._head.event_stream:  # an answer that comes whole says nothing of the time between tokens
-            self._first_at = first_at
+        if not self._head.event_stream:
+            self._exchange.first_byte()
         if not self._raw:
             data = chunk(content) if self._chunked else content
         return self._own_head() + data
@@ -182,7 +186,7 @@ class Splice:
     def _usage(self) -> Usage | None:
         """As the engine counted; without its count a stream has about one token per event, the last two of them empty."""
         tail = self._tail
-        if (usage := usage_in(tail)) or not self._head.event_stream:
+        if (usage := usage_in(tail) or usage_in(self._start)) or not self._head.event_stream:
             return usage
         events = self._exchange.chunks_seen or self._events
         return usage_in(_BOUNDARY.sub(b"", tail)) or Usage(0, max(0, events - 2))
@@ -230,8 +234,9 @@ class Folding:
         return False
 
     def settle(self) -> None:
-        tokens = self._fold.tokens
-        self._exchange.completed(200, Usage(*tokens) if tokens else None, self._first_at)
+        usage = self._fold.usage(self._exchange.ask.choices)
+        counted = Usage(usage["prompt_tokens"], usage["completion_tokens"]) if usage else None
+        self._exchange.completed(200, counted, self._first_at)
 
     def farewell(self, event: bytes) -> bytes:
         return b""

@@ -232,6 +232,9 @@ class Pool:
     def __init__(self, endpoint: Endpoint, loop: asyncio.AbstractEventLoop) -> None:
         self.endpoint = endpoint
         self.replica = endpoint.replica
+        scheme, _, rest = endpoint.address.partition(":")
+        self.host = b"localhost" if scheme == "unix" else rest.removeprefix("//").encode()
+        """What the engine is called in Host."""
         self._loop = loop
         self._idle: list[Upstream] = []
         self._all: set[Upstream] = set()

@@ -92,9 +92,11 @@ class Client(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        if self._work is not None or self._reader.ready:
+        if self._lingers:
+            return
+        if self._work is not None or self._reader.ready or self._backlog:  # what came before is read before
             self._keep_for_later(data)
-        elif not self._lingers:
+        else:
             self._read(data)
             self._next()
 

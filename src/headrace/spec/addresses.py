@@ -44,6 +44,8 @@ def _why_not(text: str) -> str:
         return f'"{text}" has no host; write 127.0.0.1{text} (this machine only) or 0.0.0.0{text}'
     if text.count(":") > 1 and "[" not in text:
         return f'"{text}": an IPv6 address stands in brackets, as in [::1]:8000'
+    if text.isdigit():
+        return f'"{text}" has no host; write 127.0.0.1:{text}'
     if ":" not in text:
         return f'"{text}" has no port; write {text or "127.0.0.1"}:8000'
     return f'"{text}" is not host:port, such as 127.0.0.1:8000'

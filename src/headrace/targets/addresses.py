@@ -79,7 +79,10 @@ def _locked(folder: Path) -> BinaryIO:
 def _sweep(place: Path) -> None:
     for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
         try:
-            with lock.open("rb") as file:
+            # Anybody may put a pipe there, or a link: neither may hold us up or lead us away.
+            with open(os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+                if os.fstat(file.fileno()).st_uid != os.getuid():
+                    continue
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.parent, ignore_errors=True)
         except OSError:  # in use, or not ours

@@ -85,7 +85,7 @@ class LocalTarget:
             if member.replica.state is not State.STOPPED:
                 member.stop("Headrace stops")
         try:
-            await asyncio.gather(*(member.task for member in members))
+            await asyncio.gather(*(member.task for member in members), return_exceptions=True)
         finally:
             self._members.clear()
             self._addresses.close()

@@ -12,7 +12,7 @@ def resident(pids: Iterable[int]) -> dict[int, int]:
         try:
             process = psutil.Process(pid)
             found[pid] = sum(_resident(each) for each in (process, *process.children(recursive=True)))
-        except psutil.Error:
+        except (psutil.Error, OSError):  # gone, or no descriptor left to look with
             continue
     return found
 

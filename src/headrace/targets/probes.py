@@ -37,15 +37,15 @@ async def any_health(address: str, timeout: float, key: str | None = None) -> He
     return second if second.ready else first
 
 
-async def model_there(address: str, model: str, timeout: float, key: str | None = None) -> str:
-    """What the server calls `model`: the same if it is listed, the only one listed, or `model` for want of
-    knowledge.
-    """
+async def model_there(address: str, model: str, timeout: float, key: str | None = None) -> str | list[str]:
+    """What the server calls `model`: the same if it is listed or nothing is known, the only one listed; else what it has."""
     try:
         ids = _ids(await get(address, "/v1/models", timeout, key))
     except (OSError, ValueError):
         return model
-    return ids[0] if len(ids) == 1 and model not in ids else model
+    if model in ids or not ids:
+        return model
+    return ids[0] if len(ids) == 1 else ids
 
 
 async def reading(engine: Engine, address: str, model: str, timeout: float, key: str) -> Reading | None:
@@ -53,12 +53,15 @@ async def reading(engine: Engine, address: str, model: str, timeout: float, key:
     try:
         answer = await get(address, engine.metrics_path, timeout, key)
         return engine.read(answer.body.decode(), model) if answer.status == 200 else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         return None
 
 
 def _ids(answer: Answer) -> list[str]:
-    page: Any = json.loads(answer.body)
+    try:
+        page: Any = json.loads(answer.body)
+    except RecursionError:
+        return []
     entries = page.get("data", []) if isinstance(page, dict) else []
     return [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ async def started(argv: Sequence[str], environment: Mapping[str, str], log: Log)
             stdin=stdin_theirs,
             stdout=output_theirs,
             stderr=output_theirs,
-            env={**os.environ, **environment},
+            env={**{name: value for name, value in os.environ.items() if not _SECRET.search(name)}, **environment},
             start_new_session=True,
         )
         ours.pop_all()
@@ -87,6 +88,10 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
 def _guarded(argv: Sequence[str]) -> tuple[str, ...]:
     program = sys.executable if argv[0] == "python" else argv[0]
     return (sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), program, *argv[1:])
+
+
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|(?:^|_)KEYS?(?:$|_)", re.IGNORECASE)
+"""Names of variables that engines have no use for: tokens of hubs, keys of other servers."""
 
 
 class _Output(asyncio.Protocol):

@@ -70,6 +70,9 @@ class Watched:
         name = await probes.model_there(self._address, self.replica.model, self._timing.health_timeout, self._key)
         if not self._unused():  # stopped while we asked
             return
+        if not isinstance(name, str):
+            self._down(f"{self._address} has no model {self.replica.model}: it has {', '.join(name)[:200]}; name the model so")
+            return
         if self.replica.state is State.FAILED:
             self._enter(State.STARTING, "answers again", restarts=self.replica.restarts + 1)
         endpoint = Endpoint(

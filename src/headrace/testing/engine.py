@@ -25,7 +25,7 @@ def fake_engine(*flags: str, name: str = "fake", sockets: bool = True) -> Engine
         if not sockets:
             where = ("--port", address.rpartition(":")[2])
         size = ("--model", placement.model, "--slots", str(placement.slots), "--context", str(placement.context))
-        argv = ("python", "-m", "headrace.testing.engine", *where, *size, *flags)
+        argv = ("python", "-P", "-m", "headrace.testing.engine", *where, *size, *flags)
         return Launch(argv, key_variable="ENGINE_KEY")
 
     return Engine(

@@ -34,7 +34,9 @@ class Entry:
 
 
 def free_bytes(path: str) -> int:
-    """Bytes that can still be written at `path`."""
+    """Bytes that can still be written at `path`, or where it will be made."""
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
     return shutil.disk_usage(path).free
 
 

@@ -83,8 +83,9 @@ def test_an_unknown_vocabulary_counts_as_the_largest():
 
 def test_launch_says_everything_in_one_json_argument():
     launch = ENGINE.launch(PLACEMENT, "unix:/run/chat.sock")
-    assert launch.argv[:3] == ("python", "-m", "headrace.runners.llamacpp")
-    assert json.loads(launch.argv[3]) == {
+    # -P: nothing in the folder that Headrace runs in may take a module's place
+    assert launch.argv[:4] == ("python", "-P", "-m", "headrace.runners.llamacpp")
+    assert json.loads(launch.argv[4]) == {
         "address": "unix:/run/chat.sock",
         "batch": 512,
         "cache_type": "f16",

@@ -111,7 +111,7 @@ def test_tool_calls_are_put_together_by_their_index():
 
 
 def test_several_choices_are_kept_apart_and_counted():
-    """llama.cpp's usage counts the tokens of one choice only."""
+    """llama.cpp counts each choice by itself, and its prompt with it."""
     answer = chat(
         event(delta(1, content="B")),
         event(delta(0, content="A")),
@@ -119,6 +119,7 @@ def test_several_choices_are_kept_apart_and_counted():
         event(delta(0, content="a")),
         event(delta(0, finish="stop")),
         event(delta(1, finish="length")),
+        event(usage=USAGE),
         END,
         choices=2,
     )
@@ -183,13 +184,27 @@ def test_text_completions_are_put_together():
 def test_usage_may_come_with_every_event_and_the_last_one_counts():
     early = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
     fold = folded(event(delta(content="H"), usage=early), event(delta(finish="stop"), usage=USAGE), b"data: [DONE]\n\n")
-    assert fold.tokens == (7, 2)
+    assert fold.usage() == USAGE
 
 
 def test_an_answer_without_usage_says_so():
     fold = folded(event(delta(content="H")), event(delta(finish="stop")), b"data: [DONE]\n\n")
-    assert fold.tokens is None
+    assert fold.usage() is None
     assert ChatCompletion.model_validate_json(fold.answer(), strict=True).usage is None
+
+
+def test_several_prompts_are_counted_together():
+    """llama.cpp begins with null, numbers the answers, and ends each with its own usage."""
+
+    def part(index: int, text: str, finish: str | None = None, **more) -> bytes:
+        return event({"index": index, "text": text, "finish_reason": finish, "logprobs": None}, object="text_completion", **more)
+
+    first, second = ({"prompt_tokens": n, "completion_tokens": 3, "total_tokens": n + 3} for n in (1, 3))
+    ends = part(1, "", "length", usage=first), part(0, "", "stop", usage=second)
+    fold = folded(b"data: null\n\n", part(1, "B"), part(0, "A"), *ends, b"data: [DONE]\n\n")
+    answer = Completion.model_validate_json(fold.answer(), strict=True)
+    assert [(choice.index, choice.text) for choice in answer.choices] == [(0, "A"), (1, "B")]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (4, 6, 10)
 
 
 def test_timings_and_other_things_of_the_engine_are_not_usage():
@@ -214,7 +229,6 @@ def test_an_error_in_the_stream_is_told():
     [
         b"data: {\n\n",
         b"data: [1]\n\n",
-        b"data: null\n\n",
         b"data: \xff\n\n",
         b"data: <html>\n\n",
         b"data: " + b"[" * 100_000 + b"\n\n",
@@ -244,7 +258,8 @@ def test_an_event_of_another_shape_is_a_broken_stream(broken):
 def _ends(fold: Fold) -> None:
     """What is done with every stream."""
     fold.answer(choices=2)
-    assert fold.tokens is None or all(isinstance(count, int) for count in fold.tokens)
+    usage = fold.usage() or {}
+    assert all(isinstance(usage[key], int) for key in usage if key.endswith("_tokens"))
 
 
 def test_an_event_that_does_not_end_is_a_broken_stream(monkeypatch):
@@ -275,7 +290,6 @@ def test_any_events_are_folded_or_broken(events, choices):
     except BrokenStream:
         return
     json.loads(fold.answer(choices=choices))
-    assert fold.tokens is None or len(fold.tokens) == 2
 
 
 @given(st.binary(max_size=200), places)

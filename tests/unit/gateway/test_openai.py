@@ -254,10 +254,10 @@ LLAMA_CONTEXT = b"""{"error":{"code":400,"message":"the request exceeds the avai
         # llama.cpp: an embedding beyond n_ubatch is the client's mistake
         (
             500,
-            b'{"error":{"code":500,"message":"input (902 tokens) is too large to process. increase the physical batch size",'
-            b'"type":"server_error"}}',
+            b'{"error":{"code":500,"message":"input (902 tokens) is too large to process. increase the physical batch size '
+            b'(current batch size: 512)","type":"server_error"}}',
             400,
-            "input_too_long",
+            "context_length_exceeded",
             "invalid_request_error",
             "902 tokens",
         ),

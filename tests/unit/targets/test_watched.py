@@ -34,7 +34,7 @@ async def test_our_name_for_the_model_is_kept_where_the_server_knows_it(world):
 @pytest.mark.parametrize(
     ("page", "name"),
     [
-        ('{"data": [{"id": "a"}, {"id": "b"}]}', "chat"),  # which of them? ask for ours
+        ('{"data": [{"id": "a"}, {"id": "chat"}]}', "chat"),
         ('{"data": [{"id": "a"}]}', "a"),
         ('{"data": [{"id": 7}, "x"]}', "chat"),
         ("[]", "chat"),
@@ -50,6 +50,19 @@ async def test_a_server_without_health_is_known_by_its_models(world, page, name)
     async with CannedServer(answer) as server:
         await one.start(runs=server.address)
         assert (await one.until(ready)).endpoint.model_there == name
+
+
+async def test_a_server_that_has_other_models_is_not_ready_and_names_them(world):
+    page = '{"data": [{"id": "a"}, {"id": "b"}]}'
+
+    def answer(path):
+        return f"HTTP/1.1 200 OK\r\nContent-Length: {len(page)}\r\n\r\n{page}".encode()
+
+    one = world()
+    async with CannedServer(answer) as server:
+        await one.start(runs=server.address)
+        replica = await one.until(lambda replica: replica.state is State.FAILED)
+    assert "has no model chat: it has a, b" in replica.reason
 
 
 async def test_it_fails_when_it_is_gone_and_comes_back_by_itself(world):
