@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headrace import __version__
@@ -19,7 +19,7 @@ from headrace.plan import intent, offer_text
 from headrace.plan import lock as locks
 from headrace.plan.base import Plan
 from headrace.plan.explain import explain
-from headrace.plan.fleet import Member, fleet
+from headrace.plan.fleet import Fleet, Member, fleet
 from headrace.plan.intent import Intent, wanted
 from headrace.plan.offer import Knowledge, cheapest, consider
 from headrace.plan.packing.explain import explain as explain_packing
@@ -94,7 +94,10 @@ def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Term
         terminal.say(f"{lock_file}: {note}")
     facts = facts_of(obeyed.spec, ("gguf", "safetensors"), terminal, offline=question.offline)
     places = {name: str(model.source) for name, model in obeyed.spec.models.items() if model.source}
-    made = plan(obeyed.spec, facts, places, here, engines())
+    try:
+        made = plan(obeyed.spec, facts, places, here, engines())
+    except PlanError as error:
+        raise PlanError(str(error), "For a machine with GPUs: --machine.") from None
     return locks.explained(made, lock, obeyed.kept) if lock else made
 
 
@@ -105,14 +108,17 @@ def _elsewhere(spec: Spec, question: Question, terminal: Terminal) -> str:
     members = {name: Member(known, intents[name], wanted(spec.models[name])) for name, known in facts.items()}
     knowledge = _knowledge(question, facts, machines, terminal)
     if len(members) > 1 or any(member.wanted.share not in ("auto", "exclusive") for member in members.values()):
-        return _packed(members, machines, knowledge)
+        packed = fleet(members, machines, knowledge)
+        return json.dumps(_packed_data(packed), indent=2) if question.as_json else _packed(members, packed)
     ((name, one),) = members.items()
     considered = [consider(one.facts, machine, one.intent, knowledge, one.wanted) for machine in machines]
     best = cheapest(considered) if len(considered) > 1 else list(considered[0].offers[:1])
+    if not best:
+        raise PlanError(offer_text.explain(name, considered, best, one.intent).rstrip(), "Ask for less, or for other machines.")
     if question.as_json:
         return json.dumps(offer_text.data(name, considered, best), indent=2)
     text = offer_text.explain(name, considered, best, one.intent) + _doubts(one.facts) + _preset(spec, name)
-    return text + "\n" + offer_text.formulas(best[0]) if question.explain and best else text
+    return text + "\n" + offer_text.formulas(best[0]) if question.explain else text
 
 
 def _knowledge(
@@ -146,12 +152,24 @@ def engine_table() -> str:
     return "\n".join(blocks)
 
 
-def _packed(members: Mapping[str, Member], machines: tuple[Machine, ...], knowledge: Knowledge) -> str:
-    packed = fleet(members, machines, knowledge)
+def _packed_data(packed: Fleet) -> dict[str, object]:
+    return {
+        "assignments": [asdict(each) for each in packed.packing.assignments],
+        "unplaced": [asdict(each) for each in packed.packing.unplaced],
+        "refused": dict(packed.refused),
+        "sized": {name: offer_text.offer_data(offer) for name, offer in packed.offers.items()},
+        "devices": packed.packing.devices,
+        "least_devices": packed.packing.least_devices,
+        "warnings": list(packed.packing.warnings),
+    }
+
+
+def _packed(members: Mapping[str, Member], packed: Fleet) -> str:
     refused = "".join(f"\n{name} fits nowhere: {reason}" for name, reason in packed.refused.items())
     each = {str(member.intent) for member in members.values()}
     alike = f"Each for {each.pop()}:" if len(each) == 1 else "\n".join(f"{name} for {m.intent}" for name, m in members.items())
-    return f"{alike}\n\n{explain_packing(packed.packing)}{refused}"
+    sized = "".join(f"  {name}: {offer_text.summary(offer)}\n" for name, offer in packed.offers.items())
+    return f"{alike}\n\nEach replica by itself:\n{sized}\n{explain_packing(packed.packing)}{refused}"
 
 
 def _doubts(facts: ModelFacts) -> str:

@@ -1,14 +1,14 @@
 """One request from its last byte to its answer's last: queued, sent, answered, tried again elsewhere, given up, left."""
 
 import asyncio
-from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from headrace.gateway.admission import Effect, Reject, Serve
+from headrace.gateway.admission import Reject
 from headrace.gateway.http import Request, ResponseHead, chunk, request_head, response_head
 from headrace.gateway.openai import Ask, Refusal, Usage, rewritten, usage_in
 from headrace.gateway.relay import TAIL_BYTES, Folding, Relay, Splice, Translating
+from headrace.gateway.served import carry_out
 from headrace.gateway.upstream import Pool, Upstream
 from headrace.units import show_duration
 
@@ -240,7 +240,7 @@ class Exchange:
         self.refuse(self.model.overloaded(effect.cause, effect.retry_after))
 
     def cancel(self) -> None:
-        """The client is gone: free the engine at once. Many clients leave at [DONE], before the end of the framing."""
+        """The client is gone: free the engine. Many clients leave at [DONE], before the end of the framing."""
         if self._over:
             return
         if self._upstream is not None and self._upstream.chunks is not None:
@@ -258,9 +258,8 @@ class Exchange:
             self.deadline = now + GAP_SECONDS
         elif self.deadline and now > self.deadline:
             self._drop_upstream()
-            self.broken(
-                f"{self.replica} was silent for {show_duration(GAP_SECONDS if self._relay else FIRST_BYTE_SECONDS)}", stale=False
-            )
+            limit = GAP_SECONDS if self._relay else FIRST_BYTE_SECONDS
+            self.broken(f"{self.replica} was silent for {show_duration(limit)}", stale=False)
         elif (
             not self.deadline
             and self.ask.stream
@@ -341,12 +340,3 @@ class Exchange:
         effects = self.model.queue.left(self, now, served=served)
         self.client.finished()
         carry_out(effects, now)
-
-
-def carry_out(effects: Sequence[Effect[Exchange]], now: float) -> None:
-    """Do what the queue decided."""
-    for effect in effects:
-        if isinstance(effect, Serve):
-            effect.ticket.serve(effect.replica, now)
-        else:
-            effect.ticket.reject(effect)

@@ -19,6 +19,9 @@ ANSWER_BYTES = 64 * 1024 * 1024
 
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\][\r\n]*(?::[^\r\n]*[\r\n]+)*$")  # comments may follow it
 _BOUNDARY = re.compile(rb"\r\n[0-9a-fA-F]{1,8}(?:;[^\r\n]*)?\r\n")
+_NULL_EVENT = b"data: null\n\n"
+"""llama.cpp begins a stream so when there are several prompts."""
+_NULL_CHUNK = b"%x\r\n%s\r\n" % (len(_NULL_EVENT), _NULL_EVENT)
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 _JSON_LINES = b"Content-Type: application/json\r\n"
 
@@ -124,6 +127,8 @@ class Splice:
             data = chunks.walk(data, payload)
         self._held += data
         self._content += b"".join(payload)
+        if self._held.startswith(_NULL_CHUNK):  # no client expects it
+            self._held, self._content = self._held[len(_NULL_CHUNK) :], self._content[len(_NULL_EVENT) :]
         data, content = self._held, self._content
         if not content:
             return b""  # a size line alone: wait for what it announces

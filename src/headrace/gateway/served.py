@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
-from headrace.gateway.admission import Queue
-from headrace.gateway.exchange import carry_out
+from headrace.gateway.admission import Effect, Queue, Serve
 from headrace.gateway.openai import Refusal
 from headrace.gateway.stats import Stats
 from headrace.gateway.upstream import Pool
@@ -113,3 +112,12 @@ class ServedModel:
     def _resize(self, now: float) -> None:
         slots = {name: pool.endpoint.slots for name, pool in self.pools.items() if name not in self._suspects}
         carry_out(self.queue.resized(slots, now), now)
+
+
+def carry_out(effects: "Sequence[Effect[Exchange]]", now: float) -> None:
+    """Do what the queue decided."""
+    for effect in effects:
+        if isinstance(effect, Serve):
+            effect.ticket.serve(effect.replica, now)
+        else:
+            effect.ticket.reject(effect)

@@ -108,7 +108,7 @@ def draft(
         replicas=model.replicas,
         context=int(context.value),
         fixed=model.context_asked is not None or _tokens(model, what) > 0,
-        least_context=_tokens(model, what),
+        least_context=max(_tokens(model, what), (model.for_.prompt or 0) + (model.for_.output or 0)),
         slots=int(slots.value),
         threads=int(threads.value),
         wait=wait.value,

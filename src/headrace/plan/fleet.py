@@ -39,34 +39,52 @@ def fleet(members: Mapping[str, Member], machines: tuple[Machine, ...], knowledg
     """Every model of `members`, by name, on the GPUs of `machines` together."""
     offers: dict[str, Offer] = {}
     refused: dict[str, str] = {}
+    demands: list[Demand] = []
     for name, member in members.items():
-        considered = [consider(member.facts, machine, member.intent, knowledge, member.wanted) for machine in machines]
-        fitting = [one.offers[0] for one in considered if one.offers]
-        if fitting:
-            offers[name] = min(fitting, key=lambda offer: (offer.tensor_parallel, offer.gpu.name))
+        kinds = {machine.gpus[0].name: machine for machine in machines if machine.gpus}
+        considered = [consider(member.facts, machine, member.intent, knowledge, member.wanted) for machine in kinds.values()]
+        ways = [offer for one in considered for offer in one.offers]
+        if ways:
+            offers[name] = best = min(ways, key=_least)
+            alike = [way for way in ways if (way.quantization, way.tensor_parallel) == (best.quantization, best.tensor_parallel)]
+            demands.append(_demand(name, best, alike, member))
         else:
             reasons = [rejected.reason for one in considered for rejected in one.rejected]
             refused[name] = reasons[-1] if reasons else "there is no GPU"
-    demands = [_demand(name, offer, members[name]) for name, offer in offers.items()]
     return Fleet(pack(demands, _devices(machines)), offers, refused)
 
 
-def _demand(name: str, offer: Offer, member: Member) -> Demand:
-    """One replica with as much cache as its users need and at least one request of the longest context."""
-    memory, intent = offer.memory, member.intent
-    runtime = sum(term.worst_bytes for term in memory.terms if term.name == "runtime")
-    rest = sum(term.worst_bytes for term in memory.terms) - runtime
-    per_token = memory.cache_bytes / memory.cache_tokens if memory.cache_tokens else 0.0
-    cache = max(memory.request_bytes, round(per_token * intent.users * (intent.prompt + intent.output)))
+def _least(offer: Offer) -> tuple[object, ...]:
+    """Weights as they are before quantized ones, then as few devices as can be."""
+    return (1 - offer.quantization.share, offer.tensor_parallel, offer.gpu.name)
+
+
+def _demand(name: str, best: Offer, alike: list[Offer], member: Member) -> Demand:
+    """One replica, on any kind of device on which this way to run it fits."""
+    intent = member.intent
+    runtime = max(term.worst_bytes for term in best.memory.terms if term.name == "runtime")
     return Demand(
         name,
-        memory_bytes=rest + cache,
-        gpus=offer.tensor_parallel,
+        memory_bytes=_bytes(best, intent),
+        gpus=best.tensor_parallel,
         process_bytes=runtime,
-        cache_bytes=cache,
+        cache_bytes=_cache(best, intent),
+        kinds={way.gpu.name: _bytes(way, intent) for way in alike},
         share=member.wanted.share,
         reason=f"{intent.users} users of {intent.prompt + intent.output} tokens",
     )
+
+
+def _bytes(offer: Offer, intent: Intent) -> int:
+    """What it takes of one device, but the process's own."""
+    return sum(term.worst_bytes for term in offer.memory.terms if term.name != "runtime") + _cache(offer, intent)
+
+
+def _cache(offer: Offer, intent: Intent) -> int:
+    """As much cache as the users need, and at least one request of the longest context."""
+    memory = offer.memory
+    per_token = memory.cache_bytes / memory.cache_tokens if memory.cache_tokens else 0.0
+    return max(memory.request_bytes, round(per_token * intent.users * (intent.prompt + intent.output)))
 
 
 def _devices(machines: tuple[Machine, ...]) -> list[Device]:

@@ -69,7 +69,10 @@ def parse(text: str, intent: Intent = Intent()) -> Intent:
             near = get_close_matches(key, (*_NUMBERS, *_SECONDS), 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f'"{key}" is nothing a deployment is for: {", ".join((*_NUMBERS, *_SECONDS))}.{hint}')
+    said = [part.partition("=")[0].strip() for part in text.split(",")]
     if intent.context is not None and intent.context < intent.prompt + intent.output:
+        if "prompt" in said or "output" in said:
+            raise ValueError(f"context {intent.context} is less than prompt and output together, {intent.prompt + intent.output}")
         # Prompt and answer in the same proportion, made to fit.
         fitting = max(1, intent.context * intent.prompt // (intent.prompt + intent.output))
         return replace(intent, prompt=fitting, output=max(1, intent.context - fitting))

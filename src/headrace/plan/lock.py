@@ -18,6 +18,8 @@ from headrace.plan.base import Decision, Plan, PlannedModel
 from headrace.spec.model import EngineOptions, LlamaCppOptions, ModelSpec, Spec
 
 VERSION = 1
+_OF_THE_MOMENT = ("memory", "wait")
+"""Decided at each start: the memory that is free, and whether others use the cores."""
 _HEAD = (
     "# Written by Headrace, and read back so that the same file gives the same deployment. Plan anew: headrace plan --update\n"
 )
@@ -59,15 +61,19 @@ def write(plan: Plan, spec: Spec, sources: Mapping[str, str], machine: Machine, 
         model.name: {
             "asked": asked(spec.models[model.name]),
             "source": sources[model.name],
-            "chosen": {decision.subject: decision.value for decision in model.decisions},
-            # The memory's reason tells what is free at this moment, and a lock says the same until something is decided anew.
-            "why": {decision.subject: decision.reason for decision in model.decisions if decision.subject != "memory"},
+            "chosen": {decision.subject: decision.value for decision in _lasting(model)},
+            "why": {decision.subject: decision.reason for decision in _lasting(model)},
         }
         for model in plan.models
         if model.name in sources
     }
-    value = {"version": VERSION, "headrace": headrace, "machine": shape(machine), "models": models}
+    value = {"version": VERSION, "headrace": headrace, "machine": shape(machine, spec), "models": models}
     return _HEAD + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=130)
+
+
+def _lasting(model: PlannedModel) -> list[Decision]:
+    """What is decided for good: not what depends on who else uses the machine at this moment."""
+    return [decision for decision in model.decisions if decision.subject not in _OF_THE_MOMENT]
 
 
 def read(text: str, file: str) -> Lock:
@@ -89,9 +95,10 @@ def asked(model: ModelSpec) -> dict[str, Any]:
     return value
 
 
-def shape(machine: Machine) -> dict[str, int]:
-    """What of a machine makes a plan another one."""
-    return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE)}
+def shape(machine: Machine, spec: Spec) -> dict[str, int]:
+    """What of a machine, and of the replicas that share it, makes a plan another one."""
+    replicas = sum(model.replicas for model in spec.models.values() if model.source)
+    return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE), "replicas": replicas}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +111,11 @@ class Obeyed:
 
 
 def obey(spec: Spec, lock: Lock, machine: Machine) -> Obeyed:
-    """Fill in what `lock` chose, for the models that it still holds for."""
-    if lock.machine != shape(machine):
-        before = f"{lock.machine.get('cores')} cores and {lock.machine.get('memory_gib')} GiB"
-        here = f"{machine.cores} cores and {shape(machine)['memory_gib']} GiB"
-        return Obeyed(spec, frozenset(), (f"the lock is of a machine with {before}, this one has {here}: planned anew",))
+    """Fill in what `lock` chose, for the models that it still holds for. Raises LockError for values that cannot be."""
+    here = shape(machine, spec)
+    if lock.machine != here:
+        note = f"the lock is of {_shared(lock.machine)}, now it is {_shared(here)}: planned anew"
+        return Obeyed(spec, frozenset(), (note,))
     models, kept, notes = dict(spec.models), [], []
     for name, model in spec.models.items():
         locked = lock.models.get(name)
@@ -119,9 +126,22 @@ def obey(spec: Spec, lock: Lock, machine: Machine) -> Obeyed:
         elif locked.asked != asked(model):
             notes.append(f"{name} is asked for otherwise than when the lock was written: planned anew")
         else:
-            models[name] = _filled(model, locked)
+            models[name] = _checked(name, model, locked)
             kept.append(name)
     return Obeyed(spec.model_copy(update={"models": models}), frozenset(kept), tuple(notes))
+
+
+def _shared(machine: Mapping[str, int]) -> str:
+    cores, memory, replicas = (machine.get(key) for key in ("cores", "memory_gib", "replicas"))
+    return f"{replicas} replicas on {cores} cores and {memory} GiB"
+
+
+def _checked(name: str, model: ModelSpec, locked: LockedModel) -> ModelSpec:
+    try:
+        return _filled(model, locked)
+    except (KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
+        what = f"The lock has no usable values for {name} ({type(error).__name__})."
+        raise LockError(what, "It is not to be written by hand: delete it, and it is written anew.") from None
 
 
 def _filled(model: ModelSpec, locked: LockedModel) -> ModelSpec:
@@ -130,7 +150,7 @@ def _filled(model: ModelSpec, locked: LockedModel) -> ModelSpec:
         llamacpp=LlamaCppOptions.model_validate(
             {
                 "threads": int(chosen["threads"]),
-                "wait": chosen["wait"],
+                "wait": model.llamacpp.wait,
                 "batch": int(chosen["batch"]),
                 "cache_type": chosen["cache_type"],
             }
@@ -140,10 +160,16 @@ def _filled(model: ModelSpec, locked: LockedModel) -> ModelSpec:
         "source": locked.source,
         "task": chosen["task"],
         "engine": engine,
-        "context": int(chosen["context"]),
-        "slots": int(chosen["slots"]),
+        "context": _count(chosen["context"]),
+        "slots": _count(chosen["slots"]),
     }
     return model.model_copy(update=update)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise ValueError(text)
+    return int(text)
 
 
 def explained(plan: Plan, lock: Lock, kept: frozenset[str]) -> Plan:
@@ -154,7 +180,7 @@ def explained(plan: Plan, lock: Lock, kept: frozenset[str]) -> Plan:
 def _explained(model: PlannedModel, locked: LockedModel) -> PlannedModel:
     decisions = tuple(
         replace(decision, reason=locked.why.get(decision.subject, decision.reason))
-        if decision.subject != "memory" and locked.chosen.get(decision.subject) == decision.value
+        if locked.chosen.get(decision.subject) == decision.value
         else decision
         for decision in model.decisions
     )
@@ -176,6 +202,6 @@ def difference(lock: Lock, plan: Plan) -> list[str]:
 
 def _change(decision: Decision, locked: LockedModel) -> str | None:
     before = locked.chosen.get(decision.subject)
-    if decision.subject == "memory" or before == decision.value:
+    if decision.subject in _OF_THE_MOMENT or before == decision.value:
         return None
     return f"{decision.subject}: {before or 'nothing'} → {decision.value}: {decision.reason}"

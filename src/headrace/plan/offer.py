@@ -62,6 +62,8 @@ class Offer:
     ttft: Outcome
     """One replica under its share of the users, simulated."""
     problems: tuple[str, ...]
+    miss: float
+    """How far it is from what it misses most: 2 is twice the time that was asked for; 1 where it misses nothing."""
     version: str
     """Of vLLM."""
 
@@ -115,6 +117,8 @@ _OPEN = Wanted()
 
 def consider(facts: ModelFacts, machine: Machine, intent: Intent, knowledge: Knowledge, wanted: Wanted = _OPEN) -> Considered:
     """Every way to run the model on `machine` that `wanted` leaves open; where it leaves none, why is among the rejected."""
+    if facts.encoder:
+        return Considered(machine, (), (Rejected("vLLM", f"{facts.architecture} is an encoder: its speed on GPUs is not known"),))
     if reason := _impossible(facts, machine, wanted):
         return Considered(machine, (), (Rejected("as asked for", reason),))
     offers: list[Offer] = []
@@ -130,7 +134,7 @@ def consider(facts: ModelFacts, machine: Machine, intent: Intent, knowledge: Kno
 
 def _rank(offer: Offer) -> tuple[object, ...]:
     losses = (_AS_THEY_ARE, *_VARIANTS).index(offer.quantization)
-    return (len(offer.problems), losses, offer.gpus, offer.tensor_parallel, offer.speed.tpot_seconds.expected)
+    return (offer.miss, losses, offer.gpus, offer.tensor_parallel, offer.speed.tpot_seconds.expected)
 
 
 def _ways(facts: ModelFacts, machine: Machine, wanted: Wanted) -> Iterator[tuple[Variant, int]]:
@@ -248,19 +252,22 @@ def _offer(
         engine=engine,
     )
     ttft = _simulated(facts, gpu, tp, memory, knowledge, max(1, -(-intent.users // replicas)), intent)
-    problems = tuple(_problems(intent, speed, ttft, replicas * memory.cache_tokens))
-    return Offer(machine, gpu, variant, tp, replicas, memory.context, memory, speed, ttft, problems, knowledge.version)
+    misses = dict(_misses(intent, speed, ttft, replicas * memory.cache_tokens))
+    miss = max(misses.values(), default=1.0)
+    return Offer(machine, gpu, variant, tp, replicas, memory.context, memory, speed, ttft, tuple(misses), miss, knowledge.version)
 
 
-def _problems(intent: Intent, speed: Speed, ttft: Outcome, cache_tokens: int) -> Iterator[str]:
-    """What of the intent is missed, with both numbers."""
+def _misses(intent: Intent, speed: Speed, ttft: Outcome, cache_tokens: int) -> Iterator[tuple[str, float]]:
+    """What of the intent is missed, with both numbers, and how far it is missed."""
     if intent.tpot is not None and speed.tpot_seconds.expected > intent.tpot:
-        yield f"{speed.tpot_seconds.expected * 1000:.0f} ms per token, {intent.tpot * 1000:.0f} asked for"
+        said = f"{speed.tpot_seconds.expected * 1000:.0f} ms per token, {intent.tpot * 1000:.0f} asked for"
+        yield said, speed.tpot_seconds.expected / intent.tpot
     if intent.ttft is not None and ttft.ttft.p90 > intent.ttft:
-        yield f"{ttft.ttft.p90 * 1000:.0f} ms to the first token (p90), {intent.ttft * 1000:.0f} asked for"
+        said = f"{ttft.ttft.p90 * 1000:.0f} ms to the first token (p90), {intent.ttft * 1000:.0f} asked for"
+        yield said, ttft.ttft.p90 / intent.ttft
     held = cache_tokens // (intent.prompt + intent.output)
     if held < intent.users:
-        yield f"the cache holds {held} of {intent.users} users at once, the others wait"
+        yield f"the cache holds {held} of {intent.users} users at once, the others wait", intent.users / max(held, 0.5)
 
 
 def _simulated(
@@ -276,7 +283,7 @@ def _simulated(
 
 
 def cheapest(considered: list[Considered], most: int = 3) -> list[Offer]:
-    """The best offer of each machine: those that meet the intent first, then by price; a machine without a price comes last."""
+    """The best offer of each machine: those that meet the intent by price, one without a price last; then the nearest miss."""
     best = [one.offers[0] for one in considered if one.offers]
     unknown = float("inf")
-    return sorted(best, key=lambda o: (len(o.problems) > 0, o.usd_per_hour or unknown, o.gpus, o.gpu.name))[:most]
+    return sorted(best, key=lambda o: (o.miss, o.usd_per_hour or unknown, o.gpus, o.gpu.name))[:most]

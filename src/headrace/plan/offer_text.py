@@ -29,7 +29,10 @@ def explain(name: str, considered: Sequence[Considered], best: Sequence[Offer], 
         ]
     elif len(considered) > 1:
         fit = sum(bool(one.offers) for one in considered)
-        lines += ["", f"{fit} of {len(considered)} machines fit it; shown: those that meet the intent, the cheapest first."]
+        priceless = sum(bool(one.offers) and one.offers[0].usd_per_hour is None for one in considered)
+        order = "the cheapest that meet it first" if best and not best[0].problems else "none meets it; the nearest first"
+        last = f" ({priceless} have no known price and come last)" if priceless else ""
+        lines += ["", f"{fit} of {len(considered)} machines fit it{last}: {order}."]
     return "\n".join(lines) + "\n"
 
 
@@ -130,7 +133,7 @@ def data(name: str, considered: Sequence[Considered], best: Sequence[Offer]) -> 
     """The same for machines. Bytes, seconds, US dollars."""
     return {
         "model": name,
-        "best": [_offer_data(offer) for offer in best],
+        "best": [offer_data(offer) for offer in best],
         "rejected": [
             {"machine": _place(one), "way": r.way, "reason": r.reason, "shortfall_bytes": r.shortfall_bytes}
             for one in considered
@@ -139,7 +142,17 @@ def data(name: str, considered: Sequence[Considered], best: Sequence[Offer]) -> 
     }
 
 
-def _offer_data(offer: Offer) -> dict[str, Any]:
+def summary(offer: Offer) -> str:
+    """One line: quantization, devices, speed."""
+    quality = f" ({offer.quantization.quality})" if offer.quantization.quality else ""
+    speed = offer.speed
+    rate, token = speed.tokens_per_second.expected, speed.tpot_seconds.expected * 1000
+    split = f"{offer.tensor_parallel} x {offer.gpu.name}"
+    return f"weights {offer.quantization.name}{quality}, {split}, {rate:,.0f} tokens/s, {token:.1f} ms per token"
+
+
+def offer_data(offer: Offer) -> dict[str, Any]:
+    """One way to run a model, for machines. Bytes, seconds, US dollars."""
     speed, memory = offer.speed, offer.memory
     return {
         "machine": _where(offer),

@@ -471,3 +471,11 @@ async def test_a_client_that_leaves_at_done_had_its_whole_answer(world):
     await world.rests()
     assert world.counted == {200: 1}
     assert (world.model.stats.tokens_in, world.model.stats.tokens_out, world.model.stats.disconnects) == (7, 2, 0)
+
+
+async def test_llama_cpps_null_event_reaches_nobody(world):
+    """It begins a stream of several prompts, and the official client breaks on it."""
+    await world.engine(says(STREAM + chunk(b"data: null\n\n"), b"".join(chunk(each) for each in EVENTS) + LAST))
+    answer = await world.ask(chat(stream=True))
+    assert answer.status == 200
+    assert answer.body == b"".join(EVENTS)

@@ -14,7 +14,7 @@ from headrace.spec.model import ModelSpec
         ("users=50", Intent(users=50)),
         ("users=50, context=8k ,ttft=500ms", Intent(users=50, context=8192, ttft=0.5)),  # k is 1024 where tokens are counted
         ("prompt=1.5k,output=300,tpot=50ms", Intent(prompt=1536, output=300, tpot=0.05)),
-        ("context=300,prompt=400,output=200", Intent(prompt=200, output=100, context=300)),  # made to fit, in proportion
+        ("context=300", Intent(prompt=200, output=100, context=300)),  # the defaults are made to fit, in proportion
     ],
 )
 def test_text_becomes_an_intent(text: str, intent: Intent) -> None:
@@ -30,6 +30,7 @@ def test_text_becomes_an_intent(text: str, intent: Intent) -> None:
         ("users=many", "users"),
         ("ttft=fast", "duration"),
         ("users=-1", "above 0"),
+        ("context=300,prompt=400", "less than prompt and output"),  # what was said is not changed silently
     ],
 )
 def test_a_mistake_is_told(text: str, words: str) -> None:

