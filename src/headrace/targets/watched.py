@@ -57,7 +57,7 @@ class Watched:
         failures = 0
         while True:
             health = await probes.any_health(self._address, self._timing.health_timeout, self._key)
-            failures = 0 if health.ready else failures + 1
+            failures = 0 if health.ready else failures + (not health.unasked)
             if health.ready:
                 await self._up()
             elif failures >= self._timing.health_failures:

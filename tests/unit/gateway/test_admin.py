@@ -353,3 +353,26 @@ async def test_the_paths_of_the_data_path_are_those_of_openai(world):
     for path, model in ((CHAT, "chat"), ("/v1/completions", "chat"), ("/v1/embeddings", "vectors")):
         body = b'{"model":"%s","messages":[1],"prompt":"a","input":"a"}' % model.encode()
         assert (await world.ask(request(body, target=path))).status == 200
+
+
+async def test_a_number_of_lines_that_is_none_is_answered_once(world):
+    client = await world.client()
+    for lines in ("%C2%B2", "-1", "", "9" * 20):
+        await client.send(get(f"/admin/logs/chat?lines={lines}"))
+        answer = await client.answer()
+        assert (answer.status, answer.error["param"]) == (400, "lines")
+
+
+async def test_a_bug_in_the_application_is_one_answer_and_the_connection_goes_on(world):
+    def bug(replica, lines):
+        raise RuntimeError("a bug")
+
+    world.view.replicas = [Replica("chat-1", "chat", "http://127.0.0.1:1", State.READY)]
+    world.view.logs = bug
+    client = await world.client()
+    await client.send(get("/admin/logs/chat"))
+    assert (await client.answer()).error["code"] == "internal_error"
+    await client.send(get("/health"))
+    assert (await client.answer()).status == 200
+    assert [str(complaint["exception"]) for complaint in world.complaints] == ["a bug"]
+    world.complaints.clear()

@@ -278,3 +278,19 @@ def test_the_time_to_come_back_is_the_queue_at_the_measured_rate(seconds, slots,
 def test_a_request_goes_to_the_best_replica_with_a_free_slot(slots, running, last, avoid, picked):
     unknown = dict.fromkeys(slots, 0)
     assert pick(slots, unknown | running, unknown | last, frozenset(avoid)) == picked
+
+
+def test_knocking_at_a_replica_that_does_not_accept_takes_from_the_time_to_wait():
+    queue = Queue(8, 10.0)
+    queue.resized({"a": 1}, 0.0)
+    assert queue.arrived("x", 0.0) == [Serve("x", "a")]
+    assert queue.retried("x", frozenset({"a"}), 4.0, reached=False) == [Serve("x", "a")]  # 6 s are left
+    assert queue.retried("x", frozenset({"a"}), 11.0, reached=False)[0] == Reject("x", "expired", queue.retry_after())
+    assert queue.running["a"] == 0
+
+
+def test_time_at_an_engine_that_then_failed_does_not_count_as_waiting():
+    queue = Queue(8, 10.0)
+    queue.resized({"a": 1}, 0.0)
+    queue.arrived("x", 0.0)
+    assert queue.retried("x", frozenset({"a"}), 300.0) == [Serve("x", "a")]

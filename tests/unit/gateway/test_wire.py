@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -640,3 +641,20 @@ async def test_a_client_that_finishes_sending_is_taken_as_gone(world):
     await asked.left()
     with pytest.raises(Ended):
         await client.answer()
+
+
+async def test_more_connections_than_there_may_be_are_told_so(world):
+    """Descriptors are left for engines and probes: without them every model would fail."""
+    await world.engine()
+    world.gateway._limits = replace(world.gateway._limits, connections=1)
+    first, second = await world.client(), await world.client()
+    answer = await second.answer()
+    assert (answer.status, answer.error["code"]) == (503, "too_many_connections")
+    await second.gone()
+    await first.send(chat())
+    assert (await first.answer()).status == 200
+    second.close()
+    await eventually(lambda: len(world.gateway.clients) == 1, "the refused one is gone")
+    first.close()
+    await eventually(lambda: not world.gateway.clients, "both are gone")
+    assert (await world.ask(chat())).status == 200

@@ -1,0 +1,82 @@
+"""One connection, step by step and without a socket: what cannot be timed from outside."""
+
+from typing import Any
+
+from headrace.gateway.reading import HeadMemo
+from headrace.gateway.wire import Client
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+class FakeGateway:
+    """Hands requests out and holds back what was scheduled."""
+
+    def __init__(self) -> None:
+        self.heads = HeadMemo()
+        self.body_limit = 1 << 20
+        self.clients: set[Any] = set()
+        self.draining = False
+        self.bodies: list[bytes] = []
+        self.later: list[Any] = []
+
+    def judge(self, head: Any) -> None:
+        return None
+
+    def now(self) -> float:
+        return 0.0
+
+    def soon(self, call: Any) -> None:
+        self.later.append(call)
+
+    def admit(self, client: Any) -> bool:
+        return True
+
+    def handle(self, client: Client, request: Any) -> None:
+        self.bodies.append(request.body)
+        client.begin(self)  # type: ignore[arg-type]
+
+    def cancel(self) -> None:
+        pass
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+
+def post(body: bytes) -> bytes:
+    return b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def test_bytes_that_come_between_two_answers_are_read_in_their_order() -> None:
+    """The rest of a request arrives after the answer before it and before its first part is read."""
+    gateway = FakeGateway()
+    client = Client(gateway)  # type: ignore[arg-type]
+    client.connection_made(Transport())  # type: ignore[arg-type]
+    second = post(b"second")
+    client.data_received(post(b"first"))
+    client.data_received(second[:30])
+    client.finished()
+    client.data_received(second[30:])
+    for call in gateway.later:
+        call()
+    assert gateway.bodies == [b"first", b"second"]
