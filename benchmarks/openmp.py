@@ -166,10 +166,15 @@ def table(results: Sequence[tuple[str, dict[tuple[str, int], Result]]]) -> str:
     lines = [f"{'setting':<16}" + "".join(f"{f'{load}, c={clients}':>20}" for load, clients in columns) + "    others"]
     base = results[0][1]
     for name, found in results:
-        cells = (f"{found[c].rate:7.1f} ±{found[c].spread / 2:<4.1f}({found[c].rate / base[c].rate:5.2f})" for c in columns)
+        cells = (f"{found[c].rate:7.1f} ±{found[c].spread / 2:<4.1f}({_ratio(found[c].rate, base[c].rate)})" for c in columns)
         others = max(result.others for result in found.values())
         lines.append(f"{name:<16}" + "".join(f"{cell:>20}" for cell in cells) + f"{others:10.2f}")
     return "\n".join(lines)
+
+
+def _ratio(rate: float, base: float) -> str:
+    """Nothing to compare with where the first setting came to a stand."""
+    return f"{rate / base:5.2f}" if base else "    -"
 
 
 def main() -> None:

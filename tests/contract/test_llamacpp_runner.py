@@ -90,7 +90,7 @@ def test_a_socket_left_behind_is_no_obstacle(run, weights):
 
 
 @pytest.mark.parametrize("cache_type", ["q8_0", "q4_0"])
-@pytest.mark.parametrize("wait", ["active", "passive"])
+@pytest.mark.parametrize("wait", ["active", "brief", "passive"])
 def test_every_setting_is_accepted(run, weights, cache_type, wait):
     said(run(weights("generate"), cache_type=cache_type, wait=wait), "serving")
 

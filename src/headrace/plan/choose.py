@@ -22,9 +22,9 @@ SERVER_SLOTS = 256
 BUSY_SHARE = 0.25
 """Part of the cores in use by others from which spinning threads stop paying."""
 
-# Measured with SmolLM2-135M, 2 threads on 2 cores, one client: xllamacpp 2026.10, HTTP and SSE.
-_SPIN_LOSES = "spinning threads gave 2.3 tokens/s against 29.8 for sleeping ones when measured on shared cores"
-_SPIN_WINS = "spinning threads gave 75.6 tokens/s against 33.7 for sleeping ones when measured on free cores"
+# benchmarks/openmp.py: SmolLM2-135M, 2 threads on 2 cores, one client; threads that spin on came to 2.8 on shared cores.
+_SPIN_LOSES = "threads that sleep at once gave 55 tokens/s against 28 for those that spin briefly, measured on shared cores"
+_SPIN_WINS = "threads that spin briefly gave 103 tokens/s against 44 for those that sleep at once, measured on free cores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ def _wait(asked: str, machine: Machine, replicas: int) -> Decision:
     if why := _shared(machine, replicas):
         return Decision("wait", "passive", f"{why}; {_SPIN_LOSES}")
     idle = "is unknown" if machine.busy_cores is None else f"is {machine.busy_cores:.1f} of {machine.cores} cores"
-    return Decision("wait", "active", f"the cores are free (use by others {idle}); {_SPIN_WINS}")
+    return Decision("wait", "brief", f"the cores are free (use by others {idle}); {_SPIN_WINS}")
 
 
 def _shared(machine: Machine, replicas: int) -> str | None:

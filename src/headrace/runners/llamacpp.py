@@ -17,6 +17,9 @@ CANNOT_LOAD = 3
 CACHE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}
 """Numbers of ggml_type in ggml.h."""
 
+BRIEF_SPINS = "1000"
+"""Looks of an idle thread before it sleeps; libgomp's own default, where it spins, is 300,000."""
+
 
 def main() -> None:
     """Load the model, serve until told to stop. Does not return."""
@@ -58,9 +61,12 @@ def _await_end_of_stdin() -> None:
 
 def _waiting(wait: str) -> None:
     """What idle OpenMP threads do. libgomp reads it when it is loaded: before the import of xllamacpp."""
-    os.environ.pop("OMP_WAIT_POLICY", None)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        os.environ.pop(name, None)
     if wait == "passive":
         os.environ["OMP_WAIT_POLICY"] = "passive"
+    elif wait == "brief":
+        os.environ["GOMP_SPINCOUNT"] = BRIEF_SPINS
 
 
 def _parameters(spec: dict[str, Any]) -> Any:

@@ -54,10 +54,10 @@ class LlamaCppOptions(Strict):
         "auto",
         description="CPU threads of one replica. auto: the machine's cores shared between the replicas, at least 1.",
     )
-    wait: Literal["auto", "active", "passive"] = Field(
+    wait: Literal["auto", "active", "brief", "passive"] = Field(
         "auto",
-        description="What idle threads do: active ones spin (fast when the cores are free, far slower when they are "
-        "shared), passive ones sleep. auto decides from the machine's load and says why.",
+        description="What idle threads do: passive ones sleep, brief ones spin a little first (twice as fast on free cores), "
+        "active ones spin on (and come to a stand on shared cores). auto: brief on free cores, else passive, and says why.",
     )
     batch: Annotated[int, Field(ge=32, le=65536)] = Field(
         512, description="Tokens computed at once (n_ubatch). The longest input of an embedding model must fit in it."

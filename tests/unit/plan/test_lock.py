@@ -47,7 +47,7 @@ def test_whether_threads_spin_is_decided_at_each_start() -> None:
     busy = replace(HERE, busy_cores=4.0)
     obeyed = lock.obey(loads(SPEC), locked(machine=busy), HERE)
     values = {decision.subject: decision.value for decision in planned(obeyed.spec).models[0].decisions}
-    assert values["wait"] == "active"
+    assert values["wait"] == "brief"
 
 
 def test_what_a_model_is_for_is_locked_as_it_is_written() -> None:

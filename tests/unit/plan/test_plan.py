@@ -105,7 +105,7 @@ def test_a_placement_is_complete() -> None:
         slots=4,
         threads=4,
         memory_bytes=98_362_432 + 4096 * 4 * 23_040 + 75 * MIB,
-        options={"wait": "active", "batch": 512, "cache_type": "f16"},
+        options={"wait": "brief", "batch": 512, "cache_type": "f16"},
     )
 
 
@@ -152,9 +152,9 @@ def test_the_context_has_a_reason(limit: int | None, asked: dict[str, Any], cont
 @pytest.mark.parametrize(
     ("machine", "asked", "wait", "reason"),
     [
-        (HERE, {}, "active", "use by others is 0.2 of 4 cores"),  # ours alone
-        (replace(HERE, busy_cores=None), {}, "active", "use by others is unknown"),  # nothing speaks against it
-        (replace(HERE, busy_cores=1.0), {}, "active", "1.0 of 4"),  # a quarter is still fine
+        (HERE, {}, "brief", "use by others is 0.2 of 4 cores"),  # ours alone
+        (replace(HERE, busy_cores=None), {}, "brief", "use by others is unknown"),  # nothing speaks against it
+        (replace(HERE, busy_cores=1.0), {}, "brief", "1.0 of 4"),  # a quarter is still fine
         (replace(HERE, busy_cores=1.1), {}, "passive", "others use 1.1 of 4 cores"),  # a laptop in use
         (replace(HERE, quota=True), {}, "passive", "a cgroup limits the CPU to 4 cores"),  # a container
         (HERE, {"replicas": 2}, "passive", "2 replicas share 4 cores"),  # our own replicas are others, too
