@@ -11,6 +11,7 @@ from headrace.errors import HeadraceError
 from headrace.units import show_bytes, show_duration
 
 _SECONDS = 10.0
+_LONGEST_REASON = 110
 
 
 class UnreachableError(HeadraceError):
@@ -63,14 +64,15 @@ def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
         str(load["requests"]),
         str(load["tokens_out"]),
         show_bytes(sum(memory)) if memory else "-",
-        model["reason"],
+        _short(model["reason"]),
     )
 
 
 def _replica_row(replica: dict[str, Any]) -> tuple[str, ...]:
     where = replica["address"] or (f"pid {replica['pid']}" if replica["pid"] else "no process")
     since = show_duration(replica["seconds_in_state"])
-    restarts = f", {replica['restarts']} restarts" if replica["restarts"] else ""
+    count = replica["restarts"]
+    restarts = f", {count} restart{'' if count == 1 else 's'}" if count else ""
     return (
         f"  {replica['name']}",
         replica["state"],
@@ -80,8 +82,14 @@ def _replica_row(replica: dict[str, Any]) -> tuple[str, ...]:
         "",
         "",
         "-" if replica["memory_bytes"] is None else show_bytes(replica["memory_bytes"]),
-        f"{where}, {since}{restarts}" + (f"; {replica['reason']}" if replica["reason"] else ""),
+        f"{where}, {since}{restarts}" + (f"; {_short(replica['reason'])}" if replica["reason"] else ""),
     )
+
+
+def _short(reason: str) -> str:
+    """One line that leaves the table readable; --json has it whole."""
+    line = reason.splitlines()[0] if reason else ""
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

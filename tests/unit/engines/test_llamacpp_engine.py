@@ -9,27 +9,10 @@ import pytest
 from headrace.engines import engines
 from headrace.engines.base import Placement, Reading
 from headrace.engines.llamacpp import ENGINE
-from headrace.facts.model import ModelFacts
+from tests.known_models import SMOLLM2
 
 RECORDED = Path(__file__).parents[2] / "contract" / "recorded"
 
-SMOLLM2 = ModelFacts(
-    architecture="llama",
-    format="gguf",
-    parameters=134_515_008,
-    weight_bytes=98_362_432,
-    layers=30,
-    hidden=576,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    cache_bytes_per_token=23_040,
-    context=8192,
-    quantization="q4_1",
-    vocabulary=49_152,
-    chat_template=True,
-    encoder=False,
-)
 GEMMA = replace(SMOLLM2, architecture="gemma3", hidden=640, heads=4, vocabulary=262_144)
 BERT = replace(SMOLLM2, architecture="bert", hidden=384, heads=12, vocabulary=30_522, encoder=True)
 PLACEMENT = Placement("chat", "llamacpp", "generate", "/models/chat.gguf", 2048, 4, 2, 500_000_000, {"wait": "active"})

