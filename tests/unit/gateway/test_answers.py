@@ -6,7 +6,22 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from .clients import asking, chat, request
-from .engines import ANSWER, DONE, EVENTS, LAST, STREAM, Gate, answers, chunk, event, in_turn, says, streams_and_holds, whole
+from .engines import (
+    ANSWER,
+    DONE,
+    EVENTS,
+    LAST,
+    STREAM,
+    Gate,
+    answers,
+    chunk,
+    event,
+    eventually,
+    in_turn,
+    says,
+    streams_and_holds,
+    whole,
+)
 
 TEXTS = b"".join(EVENTS)
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -185,7 +200,7 @@ async def test_answers_that_stay_broken_end_in_a_502_after_a_bounded_number_of_t
     assert len(engine.asked) == 3
     await world.rests()
     assert world.counted == {502: 1}
-    assert not engine.open_lines, "broken connections are closed"
+    await eventually(lambda: not engine.open_lines, "broken connections are closed")
 
 
 # ---- death in the middle

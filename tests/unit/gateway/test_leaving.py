@@ -204,6 +204,7 @@ async def test_a_client_that_does_not_read_stops_the_engine_and_fills_no_memory(
     asked = await engine.was_asked()
     await settled(lambda: asked.line.sent)
     assert asked.line.sent < 16 << 20, "the kernel's buffers fill, the gateway does not hoard"
+    await eventually(lambda: world.gateway.clients, "the gateway has accepted the client")
     (served,) = world.gateway.clients
     assert served.transport.get_write_buffer_size() < 700_000
     client.close()
@@ -222,6 +223,7 @@ async def test_a_client_that_reads_late_gets_all_of_it(world):
     client = await world.client(receive_buffer=16_384)
     await client.send(chat(stream=True))
     await engine.was_asked()
+    await eventually(lambda: world.gateway.clients, "the gateway has accepted the client")
     (served,) = world.gateway.clients
     await eventually(lambda: served._paused_at, "the gateway waits for the client")
     answer = await client.answer()
@@ -242,6 +244,7 @@ async def test_a_pipelining_client_that_does_not_read_is_not_hoarded_for(world):
     client = await world.client(receive_buffer=16_384)
     await client.send(chat() * 200)
     await settled(lambda: len(engine.asked))
+    await eventually(lambda: world.gateway.clients, "the gateway has accepted the client")
     (served,) = world.gateway.clients
     assert served.transport.get_write_buffer_size() < 700_000
     for _ in range(200):
@@ -272,6 +275,7 @@ async def test_a_paused_engine_is_not_taken_for_a_silent_one(world, monkeypatch)
 async def test_an_admin_answer_to_a_client_that_does_not_read_is_not_hoarded(world):
     client = await world.client(receive_buffer=16_384)
     await client.send(get("/metrics") * 600)
+    await eventually(lambda: world.gateway.clients, "the gateway has accepted the client")
     (served,) = world.gateway.clients
     await settled(lambda: served.transport.get_write_buffer_size())
     assert served.transport.get_write_buffer_size() < 700_000
@@ -309,6 +313,7 @@ async def test_further_requests_kept_for_later_are_bounded(world):
 
     task = asyncio.create_task(pushes())
     await settled(lambda: sent)
+    await eventually(lambda: world.gateway.clients, "the gateway has accepted the client")
     (served,) = world.gateway.clients
     assert len(served._backlog) < 600_000
     assert sent < 30_000_000
