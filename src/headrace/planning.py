@@ -15,7 +15,7 @@ from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts, of
 from headrace.facts.probe import machine
-from headrace.plan import intent, offer_text
+from headrace.plan import intent, offer_text, rivals
 from headrace.plan import lock as locks
 from headrace.plan.base import Plan
 from headrace.plan.explain import explain
@@ -117,7 +117,8 @@ def _elsewhere(spec: Spec, question: Question, terminal: Terminal) -> str:
         raise PlanError(offer_text.explain(name, considered, best, one.intent).rstrip(), "Ask for less, or for other machines.")
     if question.as_json:
         return json.dumps(offer_text.data(name, considered, best), indent=2)
-    text = offer_text.explain(name, considered, best, one.intent) + _doubts(one.facts) + _preset(spec, name)
+    text = offer_text.explain(name, considered, best, one.intent)
+    text += _engines(one.facts, best[0].machine, _preset(spec, name)) + _doubts(one.facts)
     return text + "\n" + offer_text.formulas(best[0]) if question.explain else text
 
 
@@ -179,13 +180,15 @@ def _doubts(facts: ModelFacts) -> str:
     return "".join(f"Doubt: {doubt}.\n" for doubt in doubts)
 
 
-def _preset(spec: Spec, name: str) -> str:
-    """What KAITO has for the model, which is the simplest way on AKS where a preset serves it."""
+def _engines(facts: ModelFacts, here: Machine, preset: str | None) -> str:
+    rows = [f"  {each.value:<8}  {each.reason}\n" for each in rivals.engine(facts, here, preset)]
+    return f"\nEngines, the one planned for first:\n{''.join(rows)}\n"
+
+
+def _preset(spec: Spec, name: str) -> str | None:
+    """What KAITO calls the model, if it has a preset for it."""
     text = spec.models[name].source or ""
-    if not text.startswith("hf:"):
-        return ""
-    preset = catalogue.kaito_preset(parse(text).location)
-    return f"KAITO has a preset for it: {preset}.\n" if preset else ""
+    return catalogue.kaito_preset(parse(text).location) if text.startswith("hf:") else None
 
 
 def _intents(spec: Spec, question: Question) -> dict[str, Intent]:
