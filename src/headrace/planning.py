@@ -27,12 +27,11 @@ from headrace.plan.plan import plan
 from headrace.plan.speed_constants import SpeedConstants
 from headrace.plan.vllm.constants import parse as parse_constants
 from headrace.plan.vllm.learn import correct, learn
-from headrace.prepare import fetched, prepared, read_lock
+from headrace.prepare import cache_of, fetched, obey_lock, prepared, read_lock, reporting
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.units import show_bytes
-from headrace.weights.cache import Cache, default_root
-from headrace.weights.model import Progress
+from headrace.weights.cache import Cache
 from headrace.weights.remote import describe
 from headrace.weights.source import Source, parse
 from headrace.weights.store import free_bytes
@@ -88,10 +87,7 @@ def _no_lock(elsewhere: str) -> UsageError:
 def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> Plan:
     """The plan for this machine. Facts are read without fetching weights; the lock is obeyed and not written."""
     here = machine()
-    lock = read_lock(lock_file)
-    obeyed = locks.obey(spec, lock, here) if lock else locks.Obeyed(spec, frozenset(), ())
-    for note in obeyed.notes:
-        terminal.say(f"{lock_file}: {note}")
+    lock, obeyed = obey_lock(spec, lock_file, here, terminal)
     facts = facts_of(obeyed.spec, ("gguf", "safetensors"), terminal, offline=question.offline)
     places = {name: str(model.source) for name, model in obeyed.spec.models.items() if model.source}
     try:
@@ -221,7 +217,7 @@ def _machines(spec: Spec, question: Question) -> tuple[Machine, ...]:
 
 def facts_of(spec: Spec, formats: tuple[str, ...], terminal: Terminal, *, offline: bool) -> dict[str, ModelFacts]:
     """The facts of every model with a source, by name. Raises WeightsError with all that could not be learned."""
-    cache = Cache(spec.weights.cache or default_root())
+    cache = cache_of(spec)
     facts, problems = {}, []
     for name, model in spec.models.items():
         if model.source is None:
@@ -237,10 +233,7 @@ def facts_of(spec: Spec, formats: tuple[str, ...], terminal: Terminal, *, offlin
 
 def _learned(source: Source, cache: Cache, formats: tuple[str, ...], terminal: Terminal, *, offline: bool) -> ModelFacts:
     """From the cache, else from the headers of what is elsewhere, else (a known model, and no network) from the catalogue."""
-
-    def report(progress: Progress) -> None:
-        terminal.progress(progress.what, progress.done_bytes, progress.total_bytes)
-
+    report = reporting(terminal)
     for format in formats if source.kind != "file" else (formats,):
         try:
             return of(cache.fetch(source, report, formats=(format,) if isinstance(format, str) else format, offline=True))
@@ -271,7 +264,7 @@ def _plan_data(made: Plan) -> dict[str, object]:
 
 def pull(spec: Spec, terminal: Terminal) -> None:
     """Fetch the weights that the plan needs, their total size said before. Raises HeadraceError."""
-    cache, total = Cache(spec.weights.cache or default_root()), 0
+    cache, total = cache_of(spec), 0
     for name, model in spec.models.items():
         if model.source is None:
             continue

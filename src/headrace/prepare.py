@@ -12,6 +12,7 @@ from typing import TypeVar
 from headrace import __version__
 from headrace.engines import engines
 from headrace.errors import HeadraceError, WeightsError
+from headrace.facts.hardware import Machine
 from headrace.facts.model import of
 from headrace.facts.probe import machine
 from headrace.plan import lock as locks
@@ -20,7 +21,7 @@ from headrace.plan.plan import plan
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.weights.cache import Cache, default_root
-from headrace.weights.model import Progress, Weights
+from headrace.weights.model import Report, Weights
 from headrace.weights.source import parse
 
 T = TypeVar("T")
@@ -34,10 +35,7 @@ async def prepared(
     Raises WeightsError, PlanError, LockError, ModelError.
     """
     here = await asyncio.to_thread(machine)
-    lock = None if update else read_lock(lock_file)
-    obeyed = locks.obey(spec, lock, here) if lock else locks.Obeyed(spec, frozenset(), ())
-    for note in obeyed.notes:
-        terminal.say(f"{lock_file}: {note}")
+    lock, obeyed = obey_lock(spec, None if update else lock_file, here, terminal)
     weights = await fetched(obeyed.spec, terminal, offline=offline)
     facts = {name: of(found) for name, found in weights.items()}
     made = plan(obeyed.spec, facts, {name: found.path for name, found in weights.items()}, here, engines())
@@ -47,6 +45,15 @@ async def prepared(
         sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
         _keep(lock_file, locks.write(made, spec, sources, here, __version__), terminal)
     return made
+
+
+def obey_lock(spec: Spec, lock_file: Path | None, here: Machine, terminal: Terminal) -> tuple[locks.Lock | None, locks.Obeyed]:
+    """The lock in the file, if there is one, and the spec with its choices; says what is planned anew. Raises LockError."""
+    lock = read_lock(lock_file)
+    obeyed = locks.obey(spec, lock, here) if lock else locks.Obeyed(spec, frozenset(), ())
+    for note in obeyed.notes:
+        terminal.say(f"{lock_file}: {note}")
+    return lock, obeyed
 
 
 def read_lock(lock_file: Path | None) -> locks.Lock | None:
@@ -72,10 +79,7 @@ def _keep(lock_file: Path, text: str, terminal: Terminal) -> None:
 
 async def fetched(spec: Spec, terminal: Terminal, *, offline: bool = False) -> Mapping[str, Weights]:
     """The weights of every model that has a source, fetched at once. Raises WeightsError with all that went wrong."""
-    cache = Cache(spec.weights.cache or default_root())
-
-    def report(progress: Progress) -> None:
-        terminal.progress(progress.what, progress.done_bytes, progress.total_bytes)
+    cache, report = cache_of(spec), reporting(terminal)
 
     def fetch(text: str) -> Callable[[], Weights]:
         return lambda: cache.fetch(parse(text), report, offline=offline)
@@ -91,6 +95,16 @@ async def fetched(spec: Spec, terminal: Terminal, *, offline: bool = False) -> M
     if problems:
         raise WeightsError("\n".join(problems))
     return {name: result for name, result in zip(wanted, results, strict=True) if isinstance(result, Weights)}
+
+
+def cache_of(spec: Spec) -> Cache:
+    """The one cache, where the spec or else the environment says."""
+    return Cache(spec.weights.cache or default_root())
+
+
+def reporting(terminal: Terminal) -> Report:
+    """Progress of fetching, as the terminal shows it."""
+    return lambda progress: terminal.progress(progress.what, progress.done_bytes, progress.total_bytes)
 
 
 async def in_thread(work: Callable[[], T]) -> T:

@@ -4,9 +4,9 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from typing import Any
 
+from headrace.columns import aligned
 from headrace.errors import HeadraceError
 from headrace.units import show_bytes, show_duration
 
@@ -47,7 +47,7 @@ def status_text(status: dict[str, Any]) -> str:
     for model in status["models"]:
         rows.append(_model_row(model))
         rows.extend(_replica_row(replica) for replica in model["replicas"])
-    text = _table(rows)
+    text = "\n".join(aligned(rows))
     aliases = [f"{alias} = {model['name']}" for model in status["models"] for alias in model["aliases"]]
     return text + (f"\n\nAliases: {', '.join(aliases)}" if aliases else "") + ("\n\nDraining." if status["draining"] else "")
 
@@ -90,8 +90,3 @@ def _short(reason: str) -> str:
     """One line that leaves the table readable; --json has it whole."""
     line = reason.splitlines()[0] if reason else ""
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

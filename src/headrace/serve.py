@@ -34,6 +34,7 @@ from headrace.weights.cache import default_root
 T = TypeVar("T")
 
 _OTHER_FILES = 64
+_MOST_FILES = 1_000_000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -271,32 +272,27 @@ def _example(address: str, name: str, task: Task | None) -> str:
     return f'curl {address}/v1/chat/completions {header} -d \'{{"model": "{name}", "messages": [{message}], "max_tokens": 120}}\''
 
 
-def _raise_file_limit() -> None:
-    """Every stream takes two descriptors, and the usual soft limit is 1,024: use all that the system allows."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and means less
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _connections() -> int:
-    """How many clients may be connected: each may need a second descriptor at an engine, and some are for everything else."""
+    """How many clients may be connected: each may need a second descriptor at an engine, and some are for everything else.
+
+    The usual soft limit of files is 1,024: it is raised to all that the system allows.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return 500
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(8, (min(soft, 1_000_000) - _OTHER_FILES) // 2)
+    files = _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
+    return max(8, (files - _OTHER_FILES) // 2)
 
 
 def run(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve on the fastest event loop there is."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("headrace").setLevel(logging.INFO)  # every change of control, with its reason
-    _raise_file_limit()
     try:
         import uvloop
     except ImportError:  # Windows, and platforms without a wheel

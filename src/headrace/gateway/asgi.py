@@ -7,14 +7,13 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
 
-from headrace.gateway.http import Headers, Request, chunk, last_chunk, response_head
+from headrace.gateway.http import CHUNKED, LAST_CHUNK, Headers, Request, chunk, response_head
 from headrace.gateway.openai import Refusal
 
 if TYPE_CHECKING:
     from headrace.gateway.wire import Client
 
 INTERNAL_ERROR = Refusal(500, "Headrace failed to answer; its log says why.", "internal_error", "server_error")
-_CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 class Call:
@@ -121,7 +120,7 @@ class Call:
         if self._request.head.http10:
             self._client.close_after()
         line = b"HTTP/1.1 %d \r\n" % self._status()
-        framing = b"" if self._request.head.http10 else _CHUNKED
+        framing = b"" if self._request.head.http10 else CHUNKED
         self._client.write(response_head(line, self._lines(), framing, self._request_id, self._client.closing))
 
     def _write(self, body: bytes, more: bool) -> None:
@@ -130,7 +129,7 @@ class Call:
         if body:
             self._client.write(body if self._request.head.http10 else chunk(body))
         if not more and not self._request.head.http10:
-            self._client.write(last_chunk())
+            self._client.write(LAST_CHUNK)
 
     def _status(self) -> int:
         assert self._start

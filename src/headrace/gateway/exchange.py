@@ -5,7 +5,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from headrace.gateway.admission import Reject
-from headrace.gateway.http import Request, ResponseHead, chunk, request_head, response_head
+from headrace.gateway.http import CHUNKED, Request, ResponseHead, chunk, request_head, response_head
 from headrace.gateway.openai import Ask, Refusal, Usage, rewritten, usage_in
 from headrace.gateway.relay import TAIL_BYTES, Folding, Relay, Splice, Translating
 from headrace.gateway.served import carry_out
@@ -29,7 +29,6 @@ _ELSEWHERE = frozenset((502, 503, 504))
 _STALE_LIMIT = 8
 _STREAM_STATUS = b"HTTP/1.1 200 OK\r\n"
 _STREAM_LINES = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-_CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 class Exchange:
@@ -200,7 +199,7 @@ class Exchange:
             self._again(counts=True, reason=reason)
 
     def first_byte(self) -> float:
-        """Note that the first token is there; returns when that was, in the loop's seconds."""
+        """Note that the first token is there; returns when that was, in monotonic seconds."""
         now = monotonic()
         if not self._first_seen:
             self._first_seen = True
@@ -313,7 +312,7 @@ class Exchange:
     def _tell(self, now: float) -> None:
         """Say in a comment line (which clients skip) what the stream waits for."""
         self._told = now
-        framing = b"" if self.request.head.http10 else _CHUNKED
+        framing = b"" if self.request.head.http10 else CHUNKED
         if not self.opened:
             self.opened = True
             if self.request.head.http10:

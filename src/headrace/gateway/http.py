@@ -44,7 +44,10 @@ _SIZE_LINE_LIMIT = 4096
 _CONTROL = re.compile(rb"[\0\r\n]")
 _TIMEOUT = re.compile(rb"timeout=(\d{1,6})")
 _FILL_LIMIT = 64 * 1024
-_LAST_CHUNK = b"0\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+"""The header line of a body in chunks."""
+LAST_CHUNK = b"0\r\n\r\n"
+"""What ends a chunked body."""
 
 
 class BrokenAnswer(Exception):
@@ -269,11 +272,6 @@ class Chunks:
 def chunk(payload: bytes) -> bytes:
     """`payload` as one chunk."""
     return b"%x\r\n%s\r\n" % (len(payload), payload)
-
-
-def last_chunk() -> bytes:
-    """What ends a chunked body."""
-    return _LAST_CHUNK
 
 
 def origin_allowed(headers: Iterable[tuple[bytes, bytes]]) -> bool:

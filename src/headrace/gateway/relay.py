@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING, Protocol
 
 from headrace.gateway.fold import BrokenStream, Fold
-from headrace.gateway.http import BrokenAnswer, Chunks, ResponseHead, chunk, last_chunk, response_head
+from headrace.gateway.http import CHUNKED, LAST_CHUNK, BrokenAnswer, Chunks, ResponseHead, chunk, response_head
 from headrace.gateway.openai import Usage, engine_error, first_event_error, may_be_error, usage_in
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ _BOUNDARY = re.compile(rb"\r\n[0-9a-fA-F]{1,8}(?:;[^\r\n]*)?\r\n")
 _NULL_EVENT = b"data: null\n\n"
 """llama.cpp begins a stream so when there are several prompts."""
 _NULL_CHUNK = b"%x\r\n%s\r\n" % (len(_NULL_EVENT), _NULL_EVENT)
-_CHUNKED = b"Transfer-Encoding: chunked\r\n"
 _JSON_LINES = b"Content-Type: application/json\r\n"
 
 
@@ -157,7 +156,7 @@ class Splice:
         close = not self._chunked and not framing
         if close:
             self._client.close_after()
-        framing = _CHUNKED if self._chunked else framing
+        framing = CHUNKED if self._chunked else framing
         return response_head(head.status_line, head.lines, framing, exchange.request_id, close or self._client.closing)
 
     def farewell(self, event: bytes) -> bytes:
@@ -179,7 +178,7 @@ class Splice:
             self.begun = True
             self._client.write(self._own_head())
         if self._chunked:
-            self._client.write(last_chunk())
+            self._client.write(LAST_CHUNK)
         self.settle()
 
     def given(self) -> bool:

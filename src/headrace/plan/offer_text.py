@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from headrace.columns import aligned
 from headrace.plan.intent import Intent
 from headrace.plan.offer import Considered, Offer
 from headrace.units import show_duration
@@ -14,18 +15,18 @@ def explain(name: str, considered: Sequence[Considered], best: Sequence[Offer], 
     """The best offers in full, the other ways on their machines in a line each, and what was rejected with its shortfall."""
     lines = [f"{name}, for {intent}:"]
     for place, offer in enumerate(best):
-        lines += ["", _headline(offer, place, len(best)), *(f"  {row}" for row in _table(list(_rows(offer))))]
+        lines += ["", _headline(offer, place, len(best)), *(f"  {row}" for row in _indented(list(_rows(offer))))]
     if not best:
         lines += ["", "It fits on none of the machines asked about."]
     if len(considered) == 1:
         others = [offer for offer in considered[0].offers if offer not in best]
-        lines += ["", "Other ways:", *_table([_line(offer) for offer in others])] if others else []
+        lines += ["", "Other ways:", *_indented([_line(offer) for offer in others])] if others else []
     rejected = [(_place(one), r.way, r.reason) for one in considered for r in one.rejected]
     if rejected and (len(considered) == 1 or not best):
         lines += [
             "",
             "Rejected:",
-            *_table([(way, why) if len(considered) == 1 else (where, why) for where, way, why in rejected]),
+            *_indented([(way, why) if len(considered) == 1 else (where, why) for where, way, why in rejected]),
         ]
     elif len(considered) > 1:
         fit = sum(bool(one.offers) for one in considered)
@@ -97,17 +98,14 @@ def _line(offer: Offer) -> tuple[str, ...]:
     return _copies(offer), offer.quantization.name, rate, token, missed
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    if not rows:
-        return []
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _indented(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    return [f"  {line}" for line in aligned(rows)]
 
 
 def formulas(offer: Offer) -> str:
     """Every term with its number and the source of its formula."""
     lines = [f"Memory of one GPU ({_where(offer)}, vLLM {offer.version}):"]
-    lines += _table(
+    lines += _indented(
         [
             (term.name, f"{term.bytes / _GIB:.2f} GiB", f"at worst {term.worst_bytes / _GIB:.2f}", term.source)
             for term in offer.memory.terms

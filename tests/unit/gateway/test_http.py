@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from headrace.gateway.http import (
     HEAD_LIMIT,
+    LAST_CHUNK,
     BrokenAnswer,
     Chunks,
     RequestHead,
     chunk,
     host_is_loopback,
-    last_chunk,
     origin_allowed,
     parse_response_head,
     path_of,
@@ -78,7 +78,7 @@ def test_what_is_passed_on_and_a_last_chunk_make_the_same_body(framed, where, ex
     chunks, passed = walked(cut(body + extra, where))
     assert chunks.done
     assert chunks.count == len(payloads)
-    assert payloads_of(b"".join(passed) + last_chunk()) == payloads
+    assert payloads_of(b"".join(passed) + LAST_CHUNK) == payloads
 
 
 @given(chunked_bodies(), places | every_byte)
@@ -87,7 +87,7 @@ def test_the_payload_is_the_same_however_it_is_split(framed, where):
     payload: list[bytes] = []
     chunks, passed = walked(cut(body, where), payload)
     assert b"".join(payload) == b"".join(payloads)
-    assert payloads_of(b"".join(passed) + last_chunk()) == payloads, "what may be passed on is the same in both modes"
+    assert payloads_of(b"".join(passed) + LAST_CHUNK) == payloads, "what may be passed on is the same in both modes"
     assert chunks.done
     assert not chunks.extra
 
@@ -101,7 +101,7 @@ def test_a_part_of_a_size_line_or_of_the_last_chunk_is_never_passed_on(framed, w
     for piece in cut(body, where):
         so_far += chunks.walk(piece)
         fill = chunks.fill()
-        found = payloads_of(so_far + fill + chunk(b"more") + last_chunk())
+        found = payloads_of(so_far + fill + chunk(b"more") + LAST_CHUNK)
         assert found[-1] == b"more"
         for passed, payload in zip(found[:-1], payloads, strict=False):
             assert len(passed) == len(payload)

@@ -1,7 +1,8 @@
 """Packing → text for the terminal: a row for every replica, what found no place, and how good it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from headrace.columns import aligned
 from headrace.plan.packing.base import Assignment, Packing
 from headrace.plan.packing.reason import where_text
 from headrace.units import show_bytes
@@ -13,7 +14,7 @@ def explain(packing: Packing) -> str:
     """A table of the assignments, then the unplaced, the warnings and the sum."""
     rows = [_HEAD, *(_row(each) for each in packing.assignments)]
     blocks = [
-        _table(rows) if packing.assignments else [],
+        aligned(rows) if packing.assignments else [],
         list(_unplaced(packing)),
         [f"! {w}" for w in packing.warnings],
         [_sum(packing)],
@@ -31,11 +32,6 @@ def _row(each: Assignment) -> tuple[str, ...]:
         show_bytes(each.memory_bytes + each.process_bytes),
         each.reason,
     )
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _unplaced(packing: Packing) -> Iterator[str]:
