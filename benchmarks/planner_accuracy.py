@@ -185,7 +185,7 @@ def _tokens(rows: Sequence[Start]) -> str:
 
 def _token_bytes(start: Start) -> float | None:
     assert start.facts
-    kept = layout(start.facts, start.tp, 1, "auto", 0)
+    kept = layout(start.facts, start.tp, "auto", 0)
     return kept.token_bytes if kept.uniform else None
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -124,12 +124,10 @@ def _default(name: str, field: FieldInfo) -> str:
 
 def _later() -> Iterator[str]:
     yield "## Not yet\n"
-    yield "Keys and engines of later versions, refused by name in this one:\n"
+    yield "Keys of later versions, refused by name in this one:\n"
     for section, keys in model.NOT_YET.items():
         where = f"`{section.replace('*', 'NAME')}`" if section else "the top"
         yield f"- in {where}: {', '.join(f'`{key}`' for key in keys)}"
-    engines = [*model.NOT_YET_ENGINES]
-    yield f"- engines: {', '.join(f'`{engine}`' for engine in engines)} (now: {', '.join(get_args(model.EngineName))})"
     yield ""
 
 

@@ -19,10 +19,10 @@ _DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (sysexits(3), see errors.py)."""
+    """Run one command; returns the exit code (sysexits(3), see errors.py; 1 is a plan that misses what --strict insists on)."""
     options = parser().parse_args(arguments)
     try:
-        options.command(options)
+        code = options.command(options)
     except HeadraceError as error:
         print(f"headrace: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
         return error.exit_code
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `headrace logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     _serve_parser(commands)
     _plan_parser(commands)
     _pull_parser(commands)
+    _engines_parser(commands)
     _status_parser(commands)
     _logs_parser(commands)
     _init_parser(commands)
@@ -92,8 +93,15 @@ def _plan_parser(commands: Any) -> None:
     )
     command.add_argument("--engines", action="store_true", help="which engine is for what, and what this version does with it")
     command.add_argument(
-        "--learn", metavar="LOG", help="a log of a vLLM start: its measurements correct the plan for that version and card"
+        "--learn",
+        metavar="LOG",
+        help="a log of a vLLM start: its measurements correct this plan and later ones for that version and card",
     )
+    command.add_argument("--forget", action="store_true", help="remove what --learn has kept, and plan nothing")
+    command.add_argument(
+        "--second-opinion", action="store_true", help="NVIDIA's aiconfigurator beside the best offer, where it is installed"
+    )
+    command.add_argument("--strict", action="store_true", help="exit with 1 when the best offer misses what it is for")
     command.add_argument("--explain", action="store_true", help="every term with its number and the source of its formula")
     command.add_argument("--json", action="store_true", help="the plan for machines")
     command.add_argument("--diff", action="store_true", help="what planning anew would change of the lock, and why")
@@ -106,6 +114,14 @@ def _pull_parser(commands: Any) -> None:
     command = commands.add_parser("pull", help="fetch weights ahead of serving, their size said before")
     command.add_argument("what", nargs="?", metavar="FILE|MODEL", help="as for headrace serve")
     command.set_defaults(command=_pull)
+
+
+def _engines_parser(commands: Any) -> None:
+    command = commands.add_parser("engines", help="show which engines are here, what each serves, and how to install the others")
+    command.add_argument("action", nargs="?", choices=["install"], help="install one of them")
+    command.add_argument("engine", nargs="?", help="the engine to install")
+    command.add_argument("--json", action="store_true", help="the list for machines")
+    command.set_defaults(command=_engines)
 
 
 def _status_parser(commands: Any) -> None:
@@ -148,20 +164,39 @@ def _serve(options: argparse.Namespace) -> None:
     run(spec, Options(options.listen, options.insecure, options.offline, lock_of(what), remark), terminal)
 
 
-def _plan(options: argparse.Namespace) -> None:
-    from headrace.planning import Question, answer, difference, engine_table
+def _plan(options: argparse.Namespace) -> int:
+    """1 when --strict is asked for and the best offer misses the intent, else 0."""
+    from headrace.elsewhere import Question
+    from headrace.planning import answer, difference, engine_table, forgotten
     from headrace.terminal import Terminal
 
     if options.engines:
         print(engine_table())
-        return
-    what = _what(options)
-    learn = Path(options.learn) if options.learn else None
+        return 0
+    what, terminal = _what(options), Terminal()
+    spec = _spec(what, None)
+    if options.forget:
+        print(forgotten(spec))
+        return 0
     question = Question(
-        options.machine, options.wanted, options.json, options.explain, options.diff, options.update, options.offline, learn
+        options.machine,
+        options.wanted,
+        options.json,
+        options.explain,
+        options.diff,
+        options.update,
+        options.offline,
+        Path(options.learn) if options.learn else None,
+        options.second_opinion,
     )
-    ask = difference if options.diff else answer
-    print(ask(_spec(what, None), lock_of(what), question, Terminal()))
+    if options.diff:
+        print(difference(spec, lock_of(what), question, terminal))
+        return 0
+    plan = answer(spec, lock_of(what), question, terminal)
+    print(plan.text)
+    if plan.missed and options.json:
+        terminal.say(plan.missed)
+    return 1 if plan.missed and options.strict else 0
 
 
 def _pull(options: argparse.Namespace) -> None:
@@ -195,6 +230,16 @@ def _spec(what: str, name: str | None) -> "Spec":
     except ValueError as error:
         raise UsageError(str(error)) from None
     return spec_for(str(source), name or source.name)
+
+
+def _engines(options: argparse.Namespace) -> None:
+    from headrace.inventory import install, inventory
+    from headrace.terminal import Terminal
+
+    if options.action is not None:
+        install(options.engine, Terminal())
+    else:
+        print(inventory(as_json=options.json))
 
 
 def _status(options: argparse.Namespace) -> None:

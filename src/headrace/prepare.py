@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from headrace import __version__
+from headrace.artifacts import artifacts
 from headrace.engines import engines
+from headrace.environments import installed
 from headrace.errors import HeadraceError, WeightsError
+from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
 from headrace.facts.model import of
 from headrace.facts.probe import machine
 from headrace.plan import lock as locks
 from headrace.plan.base import Plan
+from headrace.plan.here import Here
+from headrace.plan.local_speed import Rates
 from headrace.plan.plan import plan
-from headrace.spec.model import Spec
+from headrace.spec.engines import EngineOptions
+from headrace.spec.model import ModelSpec, Spec
+from headrace.starts import Starts
 from headrace.terminal import Terminal
 from headrace.weights.cache import Cache, default_root
 from headrace.weights.model import Report, Weights
@@ -34,23 +41,48 @@ async def prepared(
 
     Raises WeightsError, PlanError, LockError, ModelError.
     """
-    here = await asyncio.to_thread(machine)
-    lock, obeyed = obey_lock(spec, None if update else lock_file, here, terminal)
-    weights = await fetched(obeyed.spec, terminal, offline=offline)
+    machine_here, engines_here = await asyncio.to_thread(machine), here(spec)
+    lock, obeyed = obey_lock(spec, None if update else lock_file, machine_here, engines_here, terminal)
+    others = artifacts(obeyed.spec)
+    weights = await fetched(obeyed.spec, terminal, engines_here, offline=offline, leave=frozenset(others))
     facts = {name: of(found) for name, found in weights.items()}
-    made = plan(obeyed.spec, facts, {name: found.path for name, found in weights.items()}, here, engines())
+    paths = {name: found.path for name, found in weights.items()}
+    made = plan(obeyed.spec, facts, paths, machine_here, engines_here, others)
     if lock:
         made = locks.explained(made, lock, obeyed.kept)
-    if lock_file is not None and weights:
+    if lock_file is not None and (weights or others):
         sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
-        _keep(lock_file, locks.write(made, spec, sources, here, __version__), terminal)
+        sources |= {name: spec.models[name].source or "" for name in others}
+        _keep(lock_file, locks.write(made, spec, sources, machine_here, __version__), terminal)
     return made
 
 
-def obey_lock(spec: Spec, lock_file: Path | None, here: Machine, terminal: Terminal) -> tuple[locks.Lock | None, locks.Obeyed]:
+def here(spec: Spec) -> Here:
+    """The engines that are on this machine, where the spec or the environment says."""
+    configured = {}
+    for model in spec.models.values():
+        if isinstance(model.engine, EngineOptions):
+            name = model.engine.given[0]
+            if folder := getattr(getattr(model.engine, name), "environment", None):
+                configured[name] = folder
+    root = spec.weights.cache or default_root()
+    there = installed(engines(), root, configured)
+    return Here(engines(), there, Rates.parse(measured("local")), starts_of(spec).expected())
+
+
+def starts_of(spec: Spec) -> Starts:
+    """How long starts took on this machine."""
+    return Starts(Path(spec.weights.cache or default_root(), "history", "starts.jsonl"))
+
+
+def obey_lock(
+    spec: Spec, lock_file: Path | None, machine_here: Machine, engines_here: Here, terminal: Terminal
+) -> tuple[locks.Lock | None, locks.Obeyed]:
     """The lock in the file, if there is one, and the spec with its choices; says what is planned anew. Raises LockError."""
     lock = read_lock(lock_file)
-    obeyed = locks.obey(spec, lock, here) if lock else locks.Obeyed(spec, frozenset(), ())
+    if lock is None:
+        return None, locks.Obeyed(spec, frozenset(), ())
+    obeyed = locks.obey(spec, lock, machine_here, engines_here.installed)
     for note in obeyed.notes:
         terminal.say(f"{lock_file}: {note}")
     return lock, obeyed
@@ -77,14 +109,18 @@ def _keep(lock_file: Path, text: str, terminal: Terminal) -> None:
         terminal.say(f"Decisions are kept in {lock_file}.")
 
 
-async def fetched(spec: Spec, terminal: Terminal, *, offline: bool = False) -> Mapping[str, Weights]:
-    """The weights of every model that has a source, fetched at once. Raises WeightsError with all that went wrong."""
+async def fetched(
+    spec: Spec, terminal: Terminal, engines_here: Here, *, offline: bool = False, leave: frozenset[str] = frozenset()
+) -> Mapping[str, Weights]:
+    """The weights of every model that has a source and is not among `leave`, fetched at once. Raises WeightsError with all that
+    went wrong.
+    """
     cache, report = cache_of(spec), reporting(terminal)
 
-    def fetch(text: str) -> Callable[[], Weights]:
-        return lambda: cache.fetch(parse(text), report, offline=offline)
+    def fetch(model: ModelSpec) -> Callable[[], Weights]:
+        return lambda: _in_some_format(cache, model, engines_here, report, offline=offline)
 
-    wanted = {name: fetch(model.source) for name, model in spec.models.items() if model.source}
+    wanted = {name: fetch(model) for name, model in spec.models.items() if model.source and name not in leave}
     results = await asyncio.gather(*(in_thread(work) for work in wanted.values()), return_exceptions=True)
     problems = []
     for name, result in zip(wanted, results, strict=True):
@@ -95,6 +131,24 @@ async def fetched(spec: Spec, terminal: Terminal, *, offline: bool = False) -> M
     if problems:
         raise WeightsError("\n".join(problems))
     return {name: result for name, result in zip(wanted, results, strict=True) if isinstance(result, Weights)}
+
+
+def _in_some_format(cache: Cache, model: ModelSpec, engines_here: Here, report: Report, *, offline: bool) -> Weights:
+    """In a format of the engine asked for; with none asked for, GGUF, else what an engine here loads besides."""
+    source = parse(model.source or "")
+    ways = ways_of(model, engines_here)
+    for formats in ways[:-1]:
+        with contextlib.suppress(WeightsError):
+            return cache.fetch(source, report, formats=formats, offline=offline)
+    return cache.fetch(source, report, formats=ways[-1], offline=offline)
+
+
+def ways_of(model: ModelSpec, engines_here: Here) -> list[tuple[str, ...]]:
+    """The formats to try one after the other. A way of its own each: a BERT is converted to GGUF when only that will do."""
+    if model.engine_name != "auto" and model.engine_name in engines_here.engines:
+        return [tuple(one for one in engines_here.engines[model.engine_name].formats if one in ("gguf", "safetensors"))]
+    loads = any("safetensors" in engines_here.engines[name].formats for name in engines_here.general)
+    return [("gguf",), ("safetensors",)] if loads else [("gguf",)]
 
 
 def cache_of(spec: Spec) -> Cache:

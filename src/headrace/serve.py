@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import importlib.util
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
+from headrace.artifacts import artifacts
 from headrace.control.loop import Loop
 from headrace.engines import engines
 from headrace.errors import PlanError, ReplicaError, UsageError
@@ -21,7 +21,7 @@ from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
 from headrace.plan.base import Plan
 from headrace.plan.explain import explain
-from headrace.prepare import prepared
+from headrace.prepare import here, prepared, starts_of
 from headrace.spec.addresses import host_port
 from headrace.spec.model import Spec
 from headrace.targets.base import Replica
@@ -113,8 +113,9 @@ def _checked(spec: Spec, options: Options) -> tuple[str, int]:
             f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.",
             "Listen on 127.0.0.1, or say --insecure when something else guards it.",
         )
-    if any(model.source for model in spec.models.values()) and importlib.util.find_spec("xllamacpp") is None:
-        raise UsageError("The llama.cpp engine is not installed.", "Run: pip install 'headrace[local]'")
+    languages = any(model.source and model.engine_name in ("auto", "llamacpp") for model in spec.models.values())
+    if languages and not here(spec).general and not artifacts(spec):
+        raise UsageError("No engine is installed that serves language models.", "Run: pip install 'headrace[local]'")
     return host, port
 
 
@@ -122,7 +123,10 @@ async def _run(
     spec: Spec, planned: Plan, keys: Mapping[str, str], gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer"
 ) -> None:
     # Sockets go into a folder of their own in the system's temporary one, where what a killed Headrace left is swept away.
-    target = LocalTarget(engines(), Path(tempfile.gettempdir()), keys, logs=_log_folder(spec, announcer.address))
+    cache = Path(spec.weights.cache or default_root())
+    logs = _log_folder(spec, announcer.address)
+    runs = Path(tempfile.gettempdir())
+    target = LocalTarget(engines(), runs, keys, logs=logs, compiled=cache / "engines", learned=starts_of(spec).keep)
     loop = view.loop = Loop(planned, target, gateway, announcer.heard, spec.gateway.drain)
     task = asyncio.create_task(loop.run())
     gc.collect()
@@ -265,11 +269,17 @@ Ctrl-C drains and stops; headrace status and headrace logs {name} tell more."""
 
 
 def _example(address: str, name: str, task: Task | None) -> str:
-    header = "-H 'Content-Type: application/json'"
-    if task == "embed":
-        return f'curl {address}/v1/embeddings {header} -d \'{{"model": "{name}", "input": "Explain what a queue is."}}\''
+    path, body = {
+        "embed": ("/v1/embeddings", f'{{"model": "{name}", "input": "Explain what a queue is."}}'),
+        "rerank": ("/v1/rerank", f'{{"model": "{name}", "query": "queue", "documents": ["a line of people", "a river"]}}'),
+        "infer": (f"/v1/models/{name}:predict", '{"instances": [ … ]}'),
+    }.get(task or "generate", ("/v1/chat/completions", _chat(name)))
+    return f"curl {address}{path} -H 'Content-Type: application/json' -d '{body}'"
+
+
+def _chat(name: str) -> str:
     message = '{"role": "user", "content": "Explain what a queue is, briefly."}'
-    return f'curl {address}/v1/chat/completions {header} -d \'{{"model": "{name}", "messages": [{message}], "max_tokens": 120}}\''
+    return f'{{"model": "{name}", "messages": [{message}], "max_tokens": 120}}'
 
 
 def _connections() -> int:

@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Task = Literal["generate", "embed"]
+Task = Literal["generate", "embed", "rerank", "infer"]
+"""What a model does: text, vectors, an order of documents, or tensors in and out (a classifier, a regression, any code)."""
+
+Speaks = Literal["openai", "v2", "generate", "tgi", "http"]
+"""What a replica understands: OpenAI's API; the Open Inference Protocol (KServe V2) for tensors; Triton's `generate` extension
+of it for text; TGI's own `/generate`; or plain HTTP that only its own clients understand.
+"""
+
 Phase = Literal["loading", "ready", "failed"]
 
 
@@ -23,6 +30,11 @@ class Endpoint:
     model_there: str
     folds: bool = False
     key: str | None = field(default=None, repr=False)
+    speaks: Speaks = "openai"
+    template: str | None = field(default=None, repr=False)
+    """The model's chat template (Jinja), for engines that only complete text."""
+    also: frozenset[str] = frozenset()
+    """Names besides the model's that the engine knows itself: LoRA adapters, the models of a repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,8 @@ class ModelStatus:
     phase: Phase
     reason: str = ""
     context: int | None = None
+    also: frozenset[str] = frozenset()
+    """Other names that clients may ask for and that go to it as they are (see `Endpoint.also`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from headrace.cli import main
+from headrace.elsewhere import Question
 from headrace.errors import HeadraceError, PlanError, UsageError
-from headrace.planning import Question, answer, difference
+from headrace.planning import answer, difference
 from headrace.spec.load import loads
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
@@ -24,7 +25,7 @@ def spec(model: str = "", machine: str = "2 x H100-80GB") -> Spec:
 
 
 def ask(asked: Spec, machine: str | None = None, wanted: str = "", *, update: bool = False) -> str:
-    return answer(asked, None, Question(machine, wanted, update=update, offline=True), Terminal())
+    return answer(asked, None, Question(machine, wanted, update=update, offline=True), Terminal()).text
 
 
 def test_the_plan_is_for_the_files_machine_and_what_the_file_asks() -> None:
@@ -44,6 +45,47 @@ def test_the_command_line_overrides_the_file() -> None:
 
 def test_a_size_of_azure_is_a_machine() -> None:
     assert "Standard_NC24ads_A100_v4" in ask(spec(machine="{azure: Standard_NC24ads_A100_v4}"))
+
+
+FOUR = "{azure: Standard_NC24ads_A100_v4, max: 4}"  # of one A100 each
+
+
+def test_replicas_are_as_many_as_the_file_says_and_share_the_users() -> None:
+    text = ask(spec("replicas: 2, for: {users: 9}", "4 x A100-80GB"))
+    assert "2 replicas on 2 of 4 GPUs" in text
+    assert "2: as asked for: 5 of 9 users each" in text
+    assert "--max-num-seqs=16" in text
+
+
+def test_replicas_are_spread_over_machines_and_cost_as_many() -> None:
+    text = ask(spec("replicas: 3", FOUR))
+    assert "3 x Standard_NC24ads_A100_v4 (1 x A100-80GB-PCIe each)" in text
+    assert "3 replicas on 3 of 4 GPUs, on 3 of 4 machines" in text
+    assert "$11.01 an hour for 3 machines" in text
+
+
+def test_as_many_machines_are_taken_as_the_users_need() -> None:
+    assert "2: the fewest that meet it: 50 of 100 users each" in ask(spec("for: {users: 100, tpot: 20ms}", FOUR))
+    assert "1 replica on 1 of 4 GPUs, on 1 of 4 machines" in ask(spec("for: {users: 4}", FOUR))
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "words"),
+    [
+        ("replicas: 3", "2 x A100-80GB", "3 replicas of 1 GPU each, and 1 machine has room for 2"),
+        ("replicas: 5", FOUR, "5 replicas of 1 GPU each, and 4 machines have room for 4"),
+        ("context: 131072, quantization: none", "{azure: Standard_NV36ads_A10_v5, max: 9}", "not split over machines"),
+    ],
+)
+def test_replicas_without_room_are_told(model: str, machine: str, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        ask(spec(model, machine))
+
+
+def test_a_fleet_has_every_replica_that_is_asked_for() -> None:
+    models = f"a: {{source: '{LLAMA}', replicas: 3, share: exclusive}}, b: {{source: 'hf:Qwen/Qwen3-8B', share: exclusive}}"
+    text = ask(loads(f"models: {{{models}}}\nmachine: 4 x H100-80GB"))
+    assert "4 replicas on 4 devices" in text
 
 
 def test_models_are_packed_each_for_its_own() -> None:

@@ -1,6 +1,9 @@
 """`headrace plan` asked in other ways: a log to learn from, the table of engines, data for machines, pulling ahead."""
 
 import json
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +34,145 @@ def test_a_log_corrects_the_plan_for_its_version_and_card(tmp_path: Path, capsys
     assert best["version"] == "0.11.0"
 
 
+def test_what_a_log_taught_is_kept_until_it_is_forgotten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "vllm.log").write_text(LOG)
+    asked = ["plan", LLAMA, "--offline", "--machine", "H100-80GB"]
+
+    def say(*more: str) -> str:
+        assert main([*asked, *more]) == 0
+        return capsys.readouterr().out
+
+    before, taught = say(), say("--learn", "vllm.log")
+    kept = (tmp_path / "cache" / "learned" / "vllm.yaml").read_bytes()
+    assert say() == taught == say("--learn", "vllm.log")
+    assert (tmp_path / "cache" / "learned" / "vllm.yaml").read_bytes() == kept
+    assert "vLLM 0.11.0 (its start on H100-80GB was learned)" in taught
+    assert "corrected by vllm.log (weights 14.99 GiB, cache 50.00 GiB, tensor parallel 1)" in taught
+    assert "vLLM 0.33.0" in (other := say("--machine", "A100-80GB"))
+    assert "vllm.log" not in other
+    assert main(["plan", LLAMA, "--forget"]) == 0
+    assert "Forgotten" in capsys.readouterr().out
+    assert say() == before
+    assert main(["plan", LLAMA, "--forget"]) == 0
+    assert "Nothing was learned" in capsys.readouterr().out
+
+
+ENTRY = "{version: 0.11.0, card: h100, source: x, sampler_bytes: [1, 2], runtime_bytes: [1, 2], graph_bytes: [1, 2]"
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ("a: [", "cannot be read"),
+        ("a: 1", "not a list of starts"),
+        ("- 5", "Start 1 in it"),
+        (f"- {ENTRY}}}", "runtime_parallel_bytes"),  # one is missing
+        (f"- {ENTRY}, runtime_parallel_bytes: [2, 1]}}", "runtime_parallel_bytes 2 to 1"),  # the worst is less than expected
+        (f"- {ENTRY}, runtime_parallel_bytes: [1, .inf]}}", "1 to inf"),
+        ("[" * 1500, "cannot be read"),
+    ],
+)
+def test_a_spoilt_file_of_what_was_learned_is_told(
+    kept: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache" / "learned").mkdir(parents=True)
+    (tmp_path / "cache" / "learned" / "vllm.yaml").write_text(kept)
+    assert main(["plan", LLAMA, "--offline", "--machine", "H100-80GB"]) == 64
+    said = capsys.readouterr().err
+    assert words in said
+    assert "headrace plan --forget removes it" in said
+
+
+def test_what_is_missed_is_the_last_line_and_strict_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", LLAMA, "--offline", "--machine", "H100-80GB", "--for", "users=8,tpot=1ms"]
+    assert main(asked) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("Missed: ")
+    assert "ms per token, 1 asked for" in last
+    assert "times what was asked for" in last
+    assert main([*asked, "--strict"]) == 1
+    capsys.readouterr()
+    assert main([*asked, "--strict", "--json"]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out)["best"][0]["problems"]
+    assert "Missed: " in said.err
+    assert main(["plan", LLAMA, "--offline", "--machine", "H100-80GB", "--strict"]) == 0
+    assert "Missed" not in capsys.readouterr().out
+
+
+def test_a_fleet_without_room_is_missed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "two.yaml").write_text(f"models: {{a: '{LLAMA}', b: 'hf:Qwen/Qwen3-32B'}}")
+    assert main(["plan", "two.yaml", "--offline", "--machine", "A10", "--strict"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "Missed: b finds no place."
+
+
+NVIDIA = """\
+from types import SimpleNamespace
+
+def cli_estimate(model, system, *, tp_size, pp_size, **load):
+    print("chatter")
+    if system != "h100_sxm":
+        raise ValueError("No database")
+    return SimpleNamespace(ttft=100.0, tpot=10.0, tokens_per_second=500.0)
+"""
+LLAMA_CONFIG = (
+    '{"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}'
+)
+
+
+@pytest.fixture
+def nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A small aiconfigurator that knows one card and one model, by another name."""
+    (tmp_path / "there" / "aiconfigurator" / "cli").mkdir(parents=True)
+    (tmp_path / "there" / "aiconfigurator" / "cli" / "api.py").write_text(NVIDIA)
+    (tmp_path / "there" / "aiconfigurator_core" / "model_configs").mkdir(parents=True)
+    (tmp_path / "there" / "aiconfigurator_core" / "__init__.py").touch()
+    (tmp_path / "there" / "aiconfigurator_core" / "model_configs" / "meta-llama--Other_config.json").write_text(LLAMA_CONFIG)
+    monkeypatch.syspath_prepend(tmp_path / "there")
+    yield
+    for name in [name for name in sys.modules if name.startswith("aiconfigurator")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def without_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiconfigurator", None)
+    monkeypatch.setitem(sys.modules, "aiconfigurator.cli.api", None)
+
+
+@pytest.mark.usefixtures("nvidia")
+def test_a_second_opinion_stands_beside_ours_with_the_ratio(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", LLAMA, "--offline", "--second-opinion", "--machine"]
+    assert main([*asked, "H100-80GB"]) == 0
+    said = capsys.readouterr().out
+    assert "chatter" not in said
+    assert "asked about meta-llama/Other on h100_sxm" in said
+    assert re.search(r"per token, ms +\d+\.\d +10\.0 +\d\.\d\d\n", said)
+    assert main([*asked, "H100-80GB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["second_opinion"]["tpot_seconds"][1] == 0.01
+    for machine, words in (("L4", "no answer for meta-llama/Other on l4: No database"), ("T4", "has no data for T4")):
+        assert main([*asked, machine]) == 0
+        assert words in capsys.readouterr().out
+    assert main(["plan", "hf:Qwen/Qwen3-8B", *asked[2:], "H100-80GB"]) == 0
+    assert "ships no model of this shape" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("without_nvidia")
+def test_where_it_is_not_installed_the_command_that_installs_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", LLAMA, "--offline", "--second-opinion", "--machine", "H100-80GB"]) == 0
+    assert "pip install 'headrace[aiconfigurator]'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--learn", "vllm.log"], ["--second-opinion"]])
+def test_what_is_about_gpus_needs_a_machine(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", LLAMA, "--offline", *option]) == 64
+    assert f"{option[0]} needs --machine" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("log", "arguments", "words"),
     [
+        (LOG.replace("size=1", "size=1, pipeline_parallel_size=2"), ["--machine", "H100-80GB"], "is of a pipeline"),
         ("nothing of use", ["--machine", "H100-80GB"], "does not say enough"),
         (LOG, ["--machine", "azure"], "one kind of GPU"),  # which of them would the log be of?
         (None, ["--machine", "H100-80GB"], "cannot be read"),

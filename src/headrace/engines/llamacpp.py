@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.engines.base import Engine, Launch, Placement, Reading
+from headrace.engines.base import Engine, Installation, Launch, Placement, Reading
 from headrace.facts.model import ModelFacts
 from headrace.traffic import Task
 
@@ -17,8 +17,10 @@ DEFAULTS: Mapping[str, Any] = {"wait": "passive", "batch": 512, "cache_type": "f
 """Options a placement leaves out. `passive` because spinning threads on shared cores are 10 to 30 times slower."""
 
 
-def refuse(facts: ModelFacts, task: Task) -> str | None:
+def refuse(facts: ModelFacts | None, task: Task) -> str | None:
     """Why llama.cpp cannot serve the model for `task`, in one sentence with a way out; None if it can."""
+    if facts is None:
+        return "llama.cpp runs language models, and this is none."
     if facts.format != "gguf":
         return f"llama.cpp loads GGUF files and this model is {facts.format}: name a GGUF of it, or convert it."
     if facts.encoder and task == "generate":
@@ -26,7 +28,7 @@ def refuse(facts: ModelFacts, task: Task) -> str | None:
     return None
 
 
-def overhead(facts: ModelFacts, placement: Placement) -> int:
+def overhead(facts: ModelFacts | None, placement: Placement) -> int:
     """Bytes beyond weights and KV cache: runtime + vocabulary + logits and candidates of every slot + activations.
 
     Fitted to the resident memory, after a prompt in every slot, of SmolLM2-135M (1 to 32 slots), Gemma-3-270m (1 to 8
@@ -35,6 +37,7 @@ def overhead(facts: ModelFacts, placement: Placement) -> int:
     keeps an f32 score for each pair of tokens in a batch and head. The tests have the figures; it is never below them,
     and above by at most 115 MB. Not measured with large models. An unknown vocabulary counts as the largest in use.
     """
+    assert facts  # `refuse` has seen to it
     batch = int(_options(placement)["batch"])
     vocabulary = facts.vocabulary or LARGEST_VOCABULARY
     per_entry = VOCABULARY_BYTES + placement.slots * VOCABULARY_BYTES_PER_SLOT
@@ -91,11 +94,14 @@ def _options(placement: Placement) -> dict[str, Any]:
 
 ENGINE = Engine(
     name="llamacpp",
+    title="llama.cpp",
+    tasks=("generate", "embed"),
     formats=("gguf",),
+    installation=Installation("xllamacpp", "xllamacpp", extra="local"),
     ready_path="/health",
     metrics_path="/metrics",
     folds=True,
-    sockets=True,
+    sockets=lambda placement: True,
     refuse=refuse,
     overhead=overhead,
     launch=launch,

@@ -1,7 +1,7 @@
 """What is true of a model, as values: architecture, parameters, cache layer by layer, and what was not understood."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from headrace.errors import ModelError
@@ -76,6 +76,8 @@ class ModelFacts:
     experts: Experts | None = None
     parameters_active: int | None = None
     doubts: tuple[str, ...] = ()
+    template: str = field(default="", repr=False)
+    """The chat template itself (Jinja), where the weights carry one and an engine may need it told."""
 
 
 def growing_bytes(groups: Iterable[CacheGroup]) -> int:

@@ -56,6 +56,7 @@ def from_gguf(header: GgufHeader, file_bytes: int) -> ModelFacts:
         experts=experts,
         parameters_active=active(parameters, experts),
         doubts=doubts,
+        template=str(header.metadata.get("tokenizer.chat_template") or ""),
     )
 
 

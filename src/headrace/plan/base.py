@@ -35,6 +35,8 @@ class PlannedModel:
     decisions: tuple[Decision, ...]
     context: int | None = None
     key: str | None = None
+    also: tuple[str, ...] = ()
+    """Further names that clients may ask for: adapters, the models of a repository."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan import intent
 from headrace.plan.base import Decision
+from headrace.plan.here import Here
+from headrace.plan.local_speed import Rates
+from headrace.plan.settings import Settings, settings
 from headrace.spec.model import ModelSpec
 from headrace.traffic import Task
 from headrace.units import show_duration
@@ -18,13 +21,10 @@ LEAST_CONTEXT = 256
 
 LOCAL_SLOTS = 4
 MOST_AUTO_SLOTS = 8
+_LITTLE = "batching more on a CPU gains little, and a burst of prompts delays every first token"
+_BATCHES = ("openvino", "vllm")
+_BATCHED = (32, "its throughput was measured to rise up to 32 requests on a CPU, and more delay every first token")
 SERVER_SLOTS = 256
-BUSY_SHARE = 0.25
-"""Part of the cores in use by others from which spinning threads stop paying."""
-
-# benchmarks/openmp.py: SmolLM2-135M, 2 threads on 2 cores, one client; threads that spin on came to 2.8 on shared cores.
-_SPIN_LOSES = "threads that sleep at once gave 55 tokens/s against 28 for those that spin briefly, measured on shared cores"
-_SPIN_WINS = "threads that spin briefly gave 103 tokens/s against 44 for those that sleep at once, measured on free cores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Draft:
     fixed: bool
     least_context: int
     slots: int
-    threads: int
-    wait: str
-    batch: int
-    cache_type: str
+    settings: Settings
+    python: str
+    rates: Rates
+    adapters: Mapping[str, str]
     decisions: tuple[Decision, ...]
 
 
@@ -60,17 +60,19 @@ def task(model: ModelSpec, facts: ModelFacts) -> Decision:
     return Decision("task", "generate", f"{facts.architecture} is a decoder; set `task: embed` to embed with it")
 
 
-def engine(model: ModelSpec, facts: ModelFacts, task: Task, engines: Mapping[str, Engine]) -> Decision | str:
-    """The engine by name, or why there is none. auto: the first that does not refuse."""
-    names = list(engines) if model.engine_name == "auto" else [model.engine_name]
-    refused = []
-    for name in names:
-        reason = engines[name].refuse(facts, task) if name in engines else "it is not installed"
-        if reason is None:
-            asked = model.engine_name != "auto"
-            return Decision("engine", name, "asked for" if asked else f"can {task} with {facts.format} weights")
-        refused.append(f"{name}: {reason.rstrip('.')}")
-    return f"no engine can {task} with it ({'; '.join(refused)})."
+def engine(model: ModelSpec, facts: ModelFacts, task: Task, here: Here) -> Decision | str:
+    """The engine by name, or why there is none. auto: of those that are here and do not refuse, the fastest measured."""
+    if model.engine_name != "auto":
+        reason = here.missing(model.engine_name) or here.engines[model.engine_name].refuse(facts, task)
+        return f"{model.engine_name} cannot serve it: {reason}" if reason else Decision("engine", model.engine_name, "asked for")
+    able, refused = [], []
+    for name in here.general:
+        reason = here.engines[name].refuse(facts, task)
+        able += [name] if reason is None else []
+        refused += [f"{name}: {reason.rstrip('.')}"] if reason else []
+    if not able:
+        return f"no engine here can {task} with it ({'; '.join(refused)})."
+    return here.rates.fastest(able, facts, task, model.for_.users)
 
 
 def draft(
@@ -79,7 +81,7 @@ def draft(
     facts: ModelFacts,
     weights: str,
     machine: Machine,
-    engines: Mapping[str, Engine],
+    here: Here,
     replicas: int,
 ) -> Draft | str:
     """Everything but the memory for one model, or why it cannot be served. `replicas` are those of all local models."""
@@ -87,34 +89,31 @@ def draft(
         return problem
     chosen_task = task(model, facts)
     what: Task = "embed" if chosen_task.value == "embed" else "generate"
-    chosen_engine = engine(model, facts, what, engines)
+    chosen_engine = engine(model, facts, what, here)
     if isinstance(chosen_engine, str):
         return chosen_engine
-    if problem := _too_long(model, facts, what):
+    if problem := _too_long(model, facts, what) or _no_adapters(model, here.engines[chosen_engine.value]):
         return problem
-    options = model.llamacpp
     context = _context(model, facts, what)
-    slots = _local_slots(model)
-    threads = _threads(options.threads, machine, replicas)
-    wait = _wait(options.wait, machine, replicas)
-    batch = _batch(options.batch, int(context.value), what)
-    cache = _cache(options.cache_type)
+    slots = _local_slots(model, chosen_engine.value)
+    chosen = settings(chosen_engine.value, model, machine, replicas, int(context.value), what)
+    version, start = here.version(chosen_engine.value), here.start(chosen_engine.value, weights)
     return Draft(
         name=name,
         facts=facts,
         weights=weights,
-        engine=engines[chosen_engine.value],
+        engine=here.engines[chosen_engine.value],
         task=what,
         replicas=model.replicas,
         context=int(context.value),
         fixed=model.context_asked is not None or _tokens(model, what) > 0,
         least_context=max(_tokens(model, what), (model.for_.prompt or 0) + (model.for_.output or 0)),
         slots=int(slots.value),
-        threads=int(threads.value),
-        wait=wait.value,
-        batch=int(batch.value),
-        cache_type=cache.value,
-        decisions=(chosen_task, chosen_engine, context, slots, threads, wait, batch, cache, *_unchecked(model)),
+        settings=chosen,
+        python=here.installed[chosen_engine.value].python,
+        rates=here.rates,
+        adapters={name: text.removeprefix("file:") for name, text in model.adapters.items()},
+        decisions=(chosen_task, chosen_engine, version, context, slots, *chosen.decisions, *start, *_unchecked(model)),
     )
 
 
@@ -142,6 +141,15 @@ def _not_here(model: ModelSpec) -> str | None:
     if model.share != "auto":
         problems.append(f"share {model.share} is for GPUs; here models share the cores, and none is swapped yet. Write auto.")
     return " ".join(problems) or None
+
+
+def _no_adapters(model: ModelSpec, engine: Engine) -> str | None:
+    if model.adapters and not engine.adapters:
+        return f"adapters {', '.join(model.adapters)} are asked for, and {engine.title} serves none here. Write engine: vllm."
+    for name, text in model.adapters.items():
+        if not text.startswith("file:"):
+            return f"adapters.{name}: {text} is elsewhere, and adapters are taken from this machine only yet. Write file:…"
+    return None
 
 
 def _too_long(model: ModelSpec, facts: ModelFacts, task: Task) -> str | None:
@@ -185,15 +193,15 @@ def _holding(tokens: int, facts: ModelFacts, task: Task) -> Decision:
     return Decision("context", str(wanted), f"the power of two that holds {what}")
 
 
-def _local_slots(model: ModelSpec) -> Decision:
-    why = "batching more on a CPU gains little, and a burst of prompts delays every first token"
+def _local_slots(model: ModelSpec, engine: str) -> Decision:
+    most, why = _BATCHED if engine in _BATCHES else (MOST_AUTO_SLOTS, _LITTLE)
     if model.for_.users is None:
         return _slots(model, LOCAL_SLOTS, why)
     users = -(-model.for_.users // model.replicas)
     whose = f"{users} {'user' if users == 1 else 'users'}" + (" of each replica" if model.replicas > 1 else "")
-    if users <= MOST_AUTO_SLOTS:
+    if users <= most:
         return _slots(model, users, f"as many as the {whose}")
-    return _slots(model, MOST_AUTO_SLOTS, f"fewer than the {whose}, who queue: {why}")
+    return _slots(model, most, f"fewer than the {whose}, who queue: {why}")
 
 
 def _unchecked(model: ModelSpec) -> tuple[Decision, ...]:
@@ -209,48 +217,3 @@ def _slots(model: ModelSpec, default: int, why: str) -> Decision:
     if model.slots != "auto":
         return Decision("slots", str(model.slots), "asked for")
     return Decision("slots", str(default), why)
-
-
-def _threads(asked: int | str, machine: Machine, replicas: int) -> Decision:
-    if isinstance(asked, int) and asked <= machine.cores:
-        return Decision("threads", str(asked), "asked for")
-    if isinstance(asked, int):
-        why = f"{asked} asked for, but more threads than the {machine.cores} usable cores stall one another"
-        return Decision("threads", str(machine.cores), why)
-    shared = f" shared by {replicas} replicas" if replicas > 1 else ""
-    return Decision("threads", str(max(1, machine.cores // replicas)), f"usable cores: {machine.cores}{shared}")
-
-
-def _wait(asked: str, machine: Machine, replicas: int) -> Decision:
-    if asked != "auto":
-        return Decision("wait", asked, "asked for")
-    if why := _shared(machine, replicas):
-        return Decision("wait", "passive", f"{why}; {_SPIN_LOSES}")
-    idle = "is unknown" if machine.busy_cores is None else f"is {machine.busy_cores:.1f} of {machine.cores} cores"
-    return Decision("wait", "brief", f"the cores are free (use by others {idle}); {_SPIN_WINS}")
-
-
-def _shared(machine: Machine, replicas: int) -> str | None:
-    """Why the cores are not one replica's own, or None when they are."""
-    if machine.quota:
-        return f"a cgroup limits the CPU to {machine.cores} cores"
-    if replicas > 1:
-        return f"{replicas} replicas share {machine.cores} cores"
-    if machine.busy_cores is not None and machine.busy_cores > BUSY_SHARE * machine.cores:
-        return f"others use {machine.busy_cores:.1f} of {machine.cores} cores"
-    return None
-
-
-def _batch(asked: int, context: int, task: Task) -> Decision:
-    if task == "embed" and context > asked:
-        return Decision("batch", str(context), f"raised from {asked}: an embedding's input must fit in one batch")
-    return Decision("batch", str(asked), "tokens computed at once")
-
-
-def _cache(asked: str) -> Decision:
-    why = {
-        "f16": "16 bits per cached number",
-        "q8_0": "8.5 bits per cached number",
-        "q4_0": "4.5 bits per cached number",
-    }
-    return Decision("cache_type", asked, why[asked])

@@ -1,12 +1,13 @@
 """Many models onto given GPUs: what each needs at its share of the load, packed, with who goes where and how it is shared."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
+from headrace.plan.consider import consider
 from headrace.plan.intent import Intent, Wanted
-from headrace.plan.offer import Knowledge, Offer, consider
+from headrace.plan.offer import Knowledge, Offer
 from headrace.plan.packing.base import Demand, Device, Packing
 from headrace.plan.packing.pack import pack
 
@@ -15,6 +16,7 @@ _UTILIZATION = 0.92
 
 
 _OPEN = Wanted()
+_NONE = Machine(1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,13 @@ def fleet(members: Mapping[str, Member], machines: tuple[Machine, ...], knowledg
     refused: dict[str, str] = {}
     demands: list[Demand] = []
     for name, member in members.items():
-        kinds = {machine.gpus[0].name: machine for machine in machines if machine.gpus}
-        considered = [consider(member.facts, machine, member.intent, knowledge, member.wanted) for machine in kinds.values()]
+        considered = [
+            consider(member.facts, machine, member.intent, knowledge, member.wanted, count) for machine, count in _kinds(machines)
+        ]
         ways = [offer for one in considered for offer in one.offers]
         if ways:
             offers[name] = best = min(ways, key=_least)
-            alike = [way for way in ways if (way.quantization, way.tensor_parallel) == (best.quantization, best.tensor_parallel)]
-            demands.append(_demand(name, best, alike, member))
+            demands += _demands(name, best, [offer for offer in ways if offer.way == best.way], member)
         else:
             reasons = [rejected.reason for one in considered for rejected in one.rejected]
             refused[name] = reasons[-1] if reasons else "there is no GPU"
@@ -56,17 +58,32 @@ def fleet(members: Mapping[str, Member], machines: tuple[Machine, ...], knowledg
 
 def _least(offer: Offer) -> tuple[object, ...]:
     """Weights as they are before quantized ones, then as few devices as can be."""
-    return (1 - offer.quantization.share, offer.tensor_parallel, offer.gpu.name)
+    return (1 - offer.quantization.share, offer.way.gpus, offer.gpu.name, offer.speed.tpot_seconds.expected)
 
 
-def _demand(name: str, best: Offer, alike: list[Offer], member: Member) -> Demand:
-    """One replica, on any kind of device on which this way to run it fits."""
-    intent = member.intent
+def _kinds(machines: tuple[Machine, ...]) -> list[tuple[Machine, int]]:
+    """One machine with each kind of GPU, the one with most of them, and how many are like it."""
+    most: dict[str, Machine] = {}
+    for machine in machines:
+        if machine.gpus and len(machine.gpus) > len(most.get(machine.gpus[0].name, _NONE).gpus):
+            most[machine.gpus[0].name] = machine
+    return [(machine, machines.count(machine)) for machine in most.values()]
+
+
+def _demands(name: str, best: Offer, alike: list[Offer], member: Member) -> list[Demand]:
+    """The replicas asked for, else one; on any kind of device on which this way to run it fits. They share the users."""
+    replicas = 1 if member.wanted.replicas == "auto" else member.wanted.replicas
+    intent = replace(member.intent, users=-(-member.intent.users // replicas))
+    one = _demand(name, best, alike, member, intent)
+    return [replace(one, replica=number) for number in range(replicas)]
+
+
+def _demand(name: str, best: Offer, alike: list[Offer], member: Member, intent: Intent) -> Demand:
     runtime = max(term.worst_bytes for term in best.memory.terms if term.name == "runtime")
     return Demand(
         name,
         memory_bytes=_bytes(best, intent),
-        gpus=best.tensor_parallel,
+        gpus=best.way.gpus,
         process_bytes=runtime,
         cache_bytes=_cache(best, intent),
         kinds={way.gpu.name: _bytes(way, intent) for way in alike},

@@ -40,11 +40,13 @@ class Wanted:
     quantization: Literal["auto"] | Quantization = "auto"
     tensor_parallel: Literal["auto"] | int = "auto"
     share: Literal["auto"] | Share = "auto"
+    replicas: Literal["auto"] | int = "auto"
 
 
 def wanted(model: ModelSpec) -> Wanted:
-    """What the spec asks of the ways to run a model."""
-    return Wanted(model.quantization, model.tensor_parallel, model.share)
+    """What the spec asks of the ways to run a model. Replicas that it does not name are as many as the intent takes."""
+    replicas: Literal["auto"] | int = model.replicas if "replicas" in model.model_fields_set else "auto"
+    return Wanted(model.quantization, model.tensor_parallel, model.share, replicas)
 
 
 def asked(model: ModelSpec) -> Intent:

@@ -6,20 +6,22 @@ spec asks the same of it and the machine has the same shape; otherwise that mode
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from headrace.engines.base import Placement
+from headrace.engines.base import Installed, Placement
 from headrace.errors import HeadraceError
 from headrace.facts.hardware import Machine
 from headrace.plan.base import Decision, Plan, PlannedModel
-from headrace.spec.model import EngineOptions, LlamaCppOptions, ModelSpec, Spec
+from headrace.spec.engines import OPTIONS, EngineOptions
+from headrace.spec.model import ModelSpec, Spec
 
 VERSION = 1
-_OF_THE_MOMENT = ("memory", "wait")
-"""Decided at each start: the memory that is free, and whether others use the cores."""
+_OF_THE_MOMENT = ("memory", "wait", "speed", "start")
+"""Decided at each start: the memory that is free, whether others use the cores; and what only follows from the rest."""
 _HEAD = (
     "# Written by Headrace, and read back so that the same file gives the same deployment. Plan anew: headrace plan --update\n"
 )
@@ -97,7 +99,7 @@ def asked(model: ModelSpec) -> dict[str, Any]:
 
 def shape(machine: Machine, spec: Spec) -> dict[str, int]:
     """What of a machine, and of the replicas that share it, makes a plan another one."""
-    replicas = sum(model.replicas for model in spec.models.values() if model.source)
+    replicas = sum(model.replicas for model in spec.models.values() if model.ours)
     return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE), "replicas": replicas}
 
 
@@ -110,8 +112,10 @@ class Obeyed:
     notes: tuple[str, ...]
 
 
-def obey(spec: Spec, lock: Lock, machine: Machine) -> Obeyed:
-    """Fill in what `lock` chose, for the models that it still holds for. Raises LockError for values that cannot be."""
+def obey(spec: Spec, lock: Lock, machine: Machine, installed: Mapping[str, Installed] = MappingProxyType({})) -> Obeyed:
+    """Fill in what `lock` chose, for the models that it still holds for; an engine of another version than then is told.
+    Raises LockError for values that cannot be.
+    """
     here = shape(machine, spec)
     if lock.machine != here:
         note = f"the lock is of {_shared(lock.machine)}, now it is {_shared(here)}: planned anew"
@@ -119,7 +123,7 @@ def obey(spec: Spec, lock: Lock, machine: Machine) -> Obeyed:
     models, kept, notes = dict(spec.models), [], []
     for name, model in spec.models.items():
         locked = lock.models.get(name)
-        if not model.source:
+        if not model.ours:
             continue
         if locked is None:
             notes.append(f"{name} is not in the lock: planned")
@@ -128,7 +132,18 @@ def obey(spec: Spec, lock: Lock, machine: Machine) -> Obeyed:
         else:
             models[name] = _checked(name, model, locked)
             kept.append(name)
+            notes += _newer(name, locked, installed)
     return Obeyed(spec.model_copy(update={"models": models}), frozenset(kept), tuple(notes))
+
+
+def _newer(name: str, locked: LockedModel, installed: Mapping[str, Installed]) -> list[str]:
+    engine, version = locked.chosen.get("engine", ""), locked.chosen.get("version")
+    there = installed.get(engine)
+    if there is None or version in (None, there.version):
+        return []
+    return [
+        f"{name} was planned for {engine} {version}, and {there.version} is installed: headrace plan --diff says what changes"
+    ]
 
 
 def _shared(machine: Mapping[str, int]) -> str:
@@ -146,24 +161,22 @@ def _checked(name: str, model: ModelSpec, locked: LockedModel) -> ModelSpec:
 
 def _filled(model: ModelSpec, locked: LockedModel) -> ModelSpec:
     chosen = locked.chosen
-    engine = EngineOptions(
-        llamacpp=LlamaCppOptions.model_validate(
-            {
-                "threads": int(chosen["threads"]),
-                "wait": model.llamacpp.wait,
-                "batch": int(chosen["batch"]),
-                "cache_type": chosen["cache_type"],
-            }
-        )
-    )
-    update = {
-        "source": locked.source,
-        "task": chosen["task"],
-        "engine": engine,
-        "context": _count(chosen["context"]),
-        "slots": _count(chosen["slots"]),
-    }
+    update: dict[str, Any] = {"task": chosen["task"], "engine": _engine(model, chosen), "slots": _count(chosen["slots"])}
+    if model.source:
+        update["source"] = locked.source
+    if "context" in chosen:
+        update["context"] = _count(chosen["context"])
     return model.model_copy(update=update)
+
+
+def _engine(model: ModelSpec, chosen: Mapping[str, str]) -> EngineOptions:
+    """The engine with the settings that were chosen, but for what is decided at each start; others are as the spec says."""
+    name = chosen["engine"]
+    kind = OPTIONS[name]
+    settings = model.options(kind).model_dump(by_alias=True)
+    lasting = (key for key in settings if key in chosen and key not in _OF_THE_MOMENT)
+    settings |= {key: yaml.safe_load(chosen[key]) for key in lasting}
+    return EngineOptions.model_validate({name: settings})
 
 
 def _count(text: str) -> int:

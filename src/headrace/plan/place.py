@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from headrace.engines.base import Placement
+from headrace.plan.base import Decision
 from headrace.plan.choose import Draft
 from headrace.plan.memory import Memory, fit
 
@@ -23,10 +24,14 @@ class Placed:
         """The memory of all its replicas. Each counts in full, although the kernel may share pages of their weights."""
         return self.memory.total_bytes * self.draft.replicas
 
+    def speed(self, cores: int) -> tuple[Decision, ...]:
+        """What speed to expect of one replica, where anything was measured."""
+        return self.draft.rates.estimate(self.draft.engine.name, self.draft.facts, self.placement.slots, cores)
+
 
 def place(draft: Draft, context: int, slots: int) -> Placed:
     """`draft` with `context` tokens for each of `slots` requests."""
-    options = {"wait": draft.wait, "batch": draft.batch, "cache_type": draft.cache_type}
+    chosen = draft.settings
     rough = Placement(
         draft.name,
         draft.engine.name,
@@ -34,12 +39,23 @@ def place(draft: Draft, context: int, slots: int) -> Placed:
         draft.weights,
         context,
         slots,
-        draft.threads,
+        chosen.threads,
         memory_bytes=0,
-        options=options,
+        options=chosen.options,
+        python=draft.python,
+        adapters=draft.adapters,
+        also=tuple(draft.adapters),
     )
-    memory = fit(draft.facts, context, slots, draft.cache_type, draft.engine.overhead(draft.facts, rough), batch=draft.batch)
-    return Placed(draft, replace(rough, memory_bytes=memory.total_bytes), memory)
+    if draft.engine.speaks(rough) != "openai":
+        rough = replace(rough, template=draft.facts.template or None)
+    overhead = draft.engine.overhead(draft.facts, rough)
+    memory = fit(draft.facts, context, slots, chosen.cache_type, overhead, batch=chosen.batch)
+    options = {**chosen.options, "cache_bytes": memory.cache_bytes} if draft.engine.name in _ABSOLUTE else chosen.options
+    return Placed(draft, replace(rough, memory_bytes=memory.total_bytes, options=options), memory)
+
+
+_ABSOLUTE = ("openvino", "vllm")
+"""Engines that are told the bytes of their KV cache; llama.cpp is told context and slots."""
 
 
 def shorter(drafts: Sequence[Draft]) -> Iterator[list[Placed]]:

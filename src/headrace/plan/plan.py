@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
-from headrace.engines.base import Engine
 from headrace.errors import PlanError
+from headrace.facts.artifact import Artifact
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
+from headrace.plan.artifacts import Occupied, placed
 from headrace.plan.base import Decision, Plan, PlannedModel
 from headrace.plan.choose import Draft, draft, servers
+from headrace.plan.here import Here
 from headrace.plan.place import Placed, shorter, total
-from headrace.plan.shortage import shortage
+from headrace.plan.shortage import shortage, too_much
 from headrace.spec.model import ModelSpec, Spec
 from headrace.units import show_bytes
 
@@ -22,36 +25,45 @@ def plan(
     facts: Mapping[str, ModelFacts],
     weights: Mapping[str, str],
     machine: Machine,
-    engines: Mapping[str, Engine],
+    here: Here,
+    artifacts: Mapping[str, Artifact] = MappingProxyType({}),
 ) -> Plan:
-    """What should run. `facts` and `weights` (paths) are by model name, for the models with a `source`.
+    """What should run. By model name, for those to be started: `facts` and `weights` (paths) of language models, `artifacts`
+    of all else.
 
     Raises PlanError with every model's problem, or with the memory that is missing and what would fit.
     """
-    placed = _settled(_drafts(spec, facts, weights, machine, engines), machine.memory_free_bytes)
-    local = {one.draft.name: _local(one, _memory(one, placed, machine.memory_free_bytes)) for one in placed}
-    return Plan(tuple(local.get(name) or _remote(name, model) for name, model in spec.models.items()))
-
-
-def _drafts(
-    spec: Spec,
-    facts: Mapping[str, ModelFacts],
-    weights: Mapping[str, str],
-    machine: Machine,
-    engines: Mapping[str, Engine],
-) -> list[Draft]:
-    local = {name: model for name, model in spec.models.items() if model.source}
-    replicas = sum(model.replicas for model in local.values())
-    drafts, problems = [], []
-    for name, model in local.items():
-        made = draft(name, model, facts[name], weights[name], machine, engines, replicas)
+    replicas = sum(model.replicas for name, model in spec.models.items() if model.ours and name not in artifacts)
+    drafts: dict[str, Draft] = {}
+    occupied: dict[str, Occupied] = {}
+    problems = []
+    for name, model in spec.models.items():
+        made: Draft | Occupied | str | None = None
+        if name in artifacts:
+            made = placed(name, model, artifacts[name], here)
+        elif model.ours:
+            made = draft(name, model, facts[name], weights[name], machine, here, replicas)
         if isinstance(made, str):
             problems.append(f"models.{name}: {made}")
-        else:
-            drafts.append(made)
+        elif isinstance(made, Draft):
+            drafts[name] = made
+        elif made is not None:
+            occupied[name] = made
     if problems:
         raise PlanError("\n".join(problems))
-    return drafts
+    return _together(spec, list(drafts.values()), occupied, machine)
+
+
+def _together(spec: Spec, drafts: list[Draft], occupied: Mapping[str, Occupied], machine: Machine) -> Plan:
+    """All models in the memory that is free: what is no language model takes what it takes, contexts give way."""
+    taken = sum(one.total_bytes for one in occupied.values())
+    free = machine.memory_free_bytes - taken
+    if free < 0:
+        raise PlanError(*too_much({name: one.total_bytes for name, one in occupied.items()}, machine.memory_free_bytes))
+    fitted = _settled(drafts, free)
+    local = {one.draft.name: _local(one, _memory(one, fitted, free), machine) for one in fitted}
+    local |= {name: one.model for name, one in occupied.items()}
+    return Plan(tuple(local.get(name) or _remote(name, model) for name, model in spec.models.items()))
 
 
 def _settled(drafts: list[Draft], free_bytes: int) -> list[Placed]:
@@ -63,7 +75,7 @@ def _settled(drafts: list[Draft], free_bytes: int) -> list[Placed]:
     raise PlanError(*shortage(placed, free_bytes))
 
 
-def _local(one: Placed, memory: Decision) -> PlannedModel:
+def _local(one: Placed, memory: Decision, machine: Machine) -> PlannedModel:
     draft, placement = one.draft, one.placement
     decisions = tuple(_lowered(one) if decision.subject == "context" else decision for decision in draft.decisions)
     replicas = Decision("replicas", str(draft.replicas), "as many as the spec says")
@@ -73,8 +85,9 @@ def _local(one: Placed, memory: Decision) -> PlannedModel:
         facts=draft.facts,
         replicas=(placement,) * draft.replicas,
         slots=placement.slots,
-        decisions=(*decisions, replicas, memory),
+        decisions=(*decisions, replicas, memory, *one.speed(machine.cores)),
         context=placement.context,
+        also=placement.also,
     )
 
 

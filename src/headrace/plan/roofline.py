@@ -5,7 +5,7 @@ fitted are the `Rates`. Every formula is plain arithmetic, so that benchmarks/sp
 """
 
 from dataclasses import dataclass, fields
-from math import ceil, log2
+from math import ceil, inf, log2
 from typing import Literal
 
 from headrace.facts.hardware import Gpu
@@ -71,7 +71,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What of a GPU the roofline needs: bytes per second, operations per second in the format used, and its link."""
+    """What of a GPU the roofline needs: bytes per second, operations per second in the format used, and its link.
+
+    One that has no link sends nothing, in no time: `link` is then infinite.
+    """
 
     bandwidth: float
     peak: float
@@ -102,8 +105,11 @@ class Step:
         return max(parts, key=lambda name: parts[name])
 
 
-def card(gpu: Gpu, weight_bits: float, quantization: str) -> Card:
-    """The GPU, computing in the fastest format that these weights allow.
+def card(gpu: Gpu, weight_bits: float, quantization: str, tp: int = 1) -> Card:
+    """The GPU, computing in the fastest format that these weights allow, with what `tp` GPUs that add up leave of its link.
+
+    PCIe is shared by all: NVIDIA's NCCL tables (aiconfigurator-core 0.12.0, all-reduce of 32 MiB) reach 63, 16 and 5% of it with
+    2, 4 and 8 L40S, and 57, 39 and 37% with RTX PRO 6000; NVLink keeps its speed.
 
     Integers of 4 bits (AWQ, GPTQ, GGUF) are unpacked and multiplied at 16 bits; MXFP4 and NVFP4 run natively where the GPU can
     (compute capability 10), and at 16 bits elsewhere (Marlin kernels of vLLM).
@@ -115,7 +121,8 @@ def card(gpu: Gpu, weight_bits: float, quantization: str) -> Card:
     elif weight_bits <= 8.5 and not name.startswith("q8"):
         wanted = "fp8"
     peak = gpu.flops.get(wanted) or gpu.flops.get("fp16") or max(gpu.flops.values())
-    return Card(gpu.bandwidth, peak, gpu.link)
+    crowd = max(1.0, tp / 2) if gpu.link_kind == "pcie" else 1.0
+    return Card(gpu.bandwidth, peak, gpu.link / crowd or inf)
 
 
 def decode_work(facts: ModelFacts, tp: int, batch: float, context: float, weight_bits: float, kv_bits: float) -> Work:
@@ -242,5 +249,4 @@ def _interconnect(work: Work, card: Card, rates: Rates) -> float:
 
 
 def _transfer(work: Work, card: Card, rates: Rates) -> float:
-    """Nothing for one GPU, which may have no link at all."""
-    return work.reduced_bytes / (card.link * rates.link) if work.reduced_bytes else 0.0
+    return work.reduced_bytes / (card.link * rates.link)

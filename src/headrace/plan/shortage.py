@@ -1,6 +1,6 @@
 """The words for a plan that does not fit: by how much, and what would."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from headrace.plan.place import Placed, place, total
 from headrace.units import show_bytes
@@ -17,6 +17,14 @@ def shortage(placed: Sequence[Placed], free_bytes: int) -> tuple[str, str]:
     lines.append(f"{show_bytes(needed)} needed, {show_bytes(free_bytes)} free: {short} short.")
     fixes = [fix for one in placed for fix in _fixes(one, free_bytes - (needed - one.total_bytes))]
     return "\n".join(lines), f"To fit, set {', or '.join(fixes)}." if fixes else _HOPELESS
+
+
+def too_much(taken: Mapping[str, int], free_bytes: int) -> tuple[str, str]:
+    """(what is missing, what to do) for models that are no language models and take more than there is by themselves."""
+    lines = [f"models.{name}: {show_bytes(count)}" for name, count in taken.items()]
+    needed = sum(taken.values())
+    lines.append(f"{show_bytes(needed)} needed, {show_bytes(free_bytes)} free: {show_bytes(needed - free_bytes)} short.")
+    return "\n".join(lines), "Set `memory` of a model where the estimate is too high, or serve fewer at once."
 
 
 _HOPELESS = "Changing one model's context or slots is not enough: use smaller or more quantized weights, or free memory."

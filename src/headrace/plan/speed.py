@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from headrace.errors import PlanError
 from headrace.facts.hardware import Gpu
 from headrace.facts.model import ModelFacts
-from headrace.plan.roofline import Card, Limit, Rates, Step, card, decode_step, decode_work, prefill_step, prefill_work
-from headrace.plan.speed_constants import Choice, Confidence, SpeedConstants
+from headrace.plan.pipeline import Pipeline
+from headrace.plan.roofline import Limit, Rates, Step, card, decode_step, decode_work, prefill_step, prefill_work
+from headrace.plan.speed_constants import Choice, Confidence, SpeedConstants, pipelined
 
 BUSY = 0.8
 """Above this utilisation time in queues grows without bound: nothing about TTFT is said without a simulation."""
@@ -72,14 +73,14 @@ def decode_seconds(
 ) -> Step:
     """One decode step of `batch` requests with `context` tokens each, on `tp` GPUs. Weights and cache in bits per number."""
     work = decode_work(facts, tp, batch, context, weight_bits, kv_bits)
-    return decode_step(work, card(gpu, weight_bits, facts.quantization), rates)
+    return decode_step(work, card(gpu, weight_bits, facts.quantization, tp), rates)
 
 
 def prefill_seconds(
     facts: ModelFacts, gpu: Gpu, tp: int, tokens: float, weight_bits: float, rates: Rates, past: float = 0
 ) -> Step:
     """`tokens` of a prompt after `past` others, on `tp` GPUs."""
-    return prefill_step(prefill_work(facts, tp, tokens, past, weight_bits), card(gpu, weight_bits, facts.quantization), rates)
+    return prefill_step(prefill_work(facts, tp, tokens, past, weight_bits), card(gpu, weight_bits, facts.quantization, tp), rates)
 
 
 def estimate(
@@ -96,72 +97,82 @@ def estimate(
     engine: Engine | None = None,
     weight_bits: float | None = None,
     kv_bits: float = 16,
+    pp: int = 1,
 ) -> Speed:
-    """The speed of `gpus // tp` replicas that share `concurrency` requests of `isl` prompt and `osl` answer tokens.
+    """The speed of `gpus // (tp x pp)` replicas that share `concurrency` requests of `isl` prompt and `osl` answer tokens.
 
     `kv_pool_tokens` is what one replica's cache holds; None estimates it from the GPU's memory. `weight_bits` None takes the mean
     of the files. Raises PlanError for what cannot be.
     """
-    _check(facts, gpu, gpus, tp, isl, osl, concurrency)
+    _check(facts, gpu, gpus, tp * pp, isl, osl, concurrency)
+    _check_heads(facts, tp)
     engine = engine or Engine()
     bits = weight_bits or facts.weight_bytes * 8 / facts.parameters
     choice = constants.choose(engine.name, gpu, engine.versions)
-    replica = _Replica(facts, card(gpu, bits, facts.quantization), choice.fit.rates, tp, isl, osl, bits, kv_bits)
+    pipeline = Pipeline.of(facts, tp, pp, bits, kv_bits, card(gpu, bits, facts.quantization, tp), choice.fit.rates)
+    replica = _Replica(pipeline, isl, osl)
     pool = _pool(replica, gpu) if kv_pool_tokens is None else kv_pool_tokens / (isl + osl)
     most = max(1.0, min(pool, engine.requests, engine.step_tokens * osl / isl))
-    return _speed(replica, gpus, max(1.0, concurrency / (gpus // tp)), most, most == pool, choice)
+    each = max(1.0, concurrency / (gpus // (tp * pp)))
+    return _speed(replica, gpus, each, most, most == pool, choice if pp == 1 else pipelined(choice))
 
 
 def step_times(
-    facts: ModelFacts, gpu: Gpu, tp: int, weight_bits: float, kv_bits: float, rates: Rates
+    facts: ModelFacts, gpu: Gpu, tp: int, weight_bits: float, kv_bits: float, rates: Rates, pp: int = 1
 ) -> Callable[[int, float, int], float]:
-    """(decoding requests, mean context, prompt tokens beside them) → seconds of that step: what the simulation asks for."""
+    """(decoding requests, mean context, prompt tokens beside them) → seconds of that step: what the simulation asks for.
+
+    In a pipeline a prompt holds up others for as long as the slowest stage takes; `fill_seconds` is what its own way adds.
+    """
+    pipeline = Pipeline.of(facts, tp, pp, weight_bits, kv_bits, card(gpu, weight_bits, facts.quantization, tp), rates)
 
     def seconds(batch: int, context: float, tokens: int) -> float:
-        decode = decode_seconds(facts, gpu, tp, batch, context, weight_bits, kv_bits, rates).seconds if batch else 0.0
+        decode = pipeline.decode(batch, context).seconds if batch else 0.0
         if not tokens:
             return decode
         # A prompt alone takes its whole time; beside decoding, the share that decoding waits for.
         share = rates.carry if batch else 1.0
-        return decode + share * prefill_seconds(facts, gpu, tp, tokens, weight_bits, rates).seconds
+        return decode + share * max(step.seconds for step in pipeline.prefills(tokens))
 
     return seconds
 
 
+def fill_seconds(facts: ModelFacts, gpu: Gpu, tp: int, pp: int, tokens: float, weight_bits: float, rates: Rates) -> float:
+    """How much longer a prompt takes through all stages of a pipeline than on the slowest; 0 where there is one."""
+    each = Pipeline.of(facts, tp, pp, weight_bits, 16, card(gpu, weight_bits, facts.quantization, tp), rates).prefills(tokens)
+    return sum(step.seconds for step in each) - max(step.seconds for step in each)
+
+
 @dataclass(frozen=True, slots=True)
 class _Replica:
-    """One model on `tp` GPUs under one kind of load."""
+    """One model under one kind of load."""
 
-    facts: ModelFacts
-    card: Card
-    rates: Rates
-    tp: int
+    pipeline: Pipeline
     isl: float
     osl: float
-    weight_bits: float
-    kv_bits: float
 
     def decode(self, batch: float) -> Step:
         """Half of the answer is there, on average."""
-        context = self.isl + self.osl / 2
-        return decode_step(
-            decode_work(self.facts, self.tp, batch, context, self.weight_bits, self.kv_bits), self.card, self.rates
-        )
+        return self.pipeline.decode(batch, self.isl + self.osl / 2)
 
-    def prefill(self) -> Step:
-        return prefill_step(prefill_work(self.facts, self.tp, self.isl, 0, self.weight_bits), self.card, self.rates)
+    @property
+    def prefill_seconds(self) -> float:
+        """Of one prompt, through all stages."""
+        return sum(step.seconds for step in self.pipeline.prefills(self.isl))
 
     def tpot(self, batch: float) -> float:
         """While a request decodes its answer, each of the others comes by with one prompt."""
-        return self.decode(batch).seconds + self.prefill().seconds * self.rates.carry * (batch - 1) / self.osl
+        prefill = max(step.seconds for step in self.pipeline.prefills(self.isl))
+        return self.decode(batch).seconds + prefill * self.pipeline.rates.carry * (batch - 1) / self.osl
 
     def tokens_per_second(self, batch: float) -> float:
         """Each of `batch` requests takes its own prefill, then a TPOT for each token."""
-        return batch / (self.tpot(batch) + self.prefill().seconds / self.osl)
+        return batch / (self.tpot(batch) + self.prefill_seconds / self.osl)
 
 
 def _speed(replica: _Replica, gpus: int, asked: float, most: float, cache_binds: bool, choice: Choice) -> Speed:
-    batch, replicas = min(asked, most), gpus // replica.tp
+    pipeline = replica.pipeline
+    batch, replicas = min(asked, most), gpus // (pipeline.tp * len(pipeline.parts))
     step, tpot = replica.decode(batch), replica.tpot(batch)
     rate = replica.tokens_per_second(batch) * replicas
     return Speed(
@@ -173,7 +184,7 @@ def _speed(replica: _Replica, gpus: int, asked: float, most: float, cache_binds:
         batch=batch,
         replicas=replicas,
         step=step,
-        prefill_seconds=replica.prefill().seconds,
+        prefill_seconds=replica.prefill_seconds,
         confidence=choice.confidence,
         reason=choice.reason,
     )
@@ -181,19 +192,23 @@ def _speed(replica: _Replica, gpus: int, asked: float, most: float, cache_binds:
 
 def _pool(replica: _Replica, gpu: Gpu) -> float:
     """How many requests the cache holds when nobody planned it: memory less weights, by the bytes of a whole request."""
-    facts, full = replica.facts, replica.isl + replica.osl
-    weights = decode_work(facts, replica.tp, 1e9, full, replica.weight_bits, replica.kv_bits)
+    pipeline, full = replica.pipeline, replica.isl + replica.osl
+    fullest = max(pipeline.parts, key=lambda part: part.parameters)
+    weights = decode_work(fullest, pipeline.tp, 1e9, full, pipeline.weight_bits, pipeline.kv_bits)
     room = gpu.memory_bytes * _POOL_SHARE - weights.dense_bytes - weights.expert_bytes - _POOL_RESERVE_BYTES
-    request = decode_work(facts, replica.tp, 1, full, replica.weight_bits, replica.kv_bits).cache_bytes
+    request = decode_work(fullest, pipeline.tp, 1, full, pipeline.weight_bits, pipeline.kv_bits).cache_bytes
     return max(1.0, room / request) if request else float("inf")
 
 
-def _check(facts: ModelFacts, gpu: Gpu, gpus: int, tp: int, isl: float, osl: float, concurrency: float) -> None:
+def _check(facts: ModelFacts, gpu: Gpu, gpus: int, split: int, isl: float, osl: float, concurrency: float) -> None:
     if facts.encoder:
         raise PlanError(f"{facts.architecture} is an encoder: it has no output tokens whose speed could be told.")
     if min(isl, osl, concurrency) <= 0:
         raise PlanError(f"Speed needs prompts, answers and requests above 0: {isl:g}, {osl:g}, {concurrency:g} were given.")
-    if tp < 1 or gpus < tp:
-        raise PlanError(f"{gpus} x {gpu.name} cannot be cut {tp} ways.")
+    if split < 1 or gpus < split:
+        raise PlanError(f"{gpus} x {gpu.name} cannot be cut {split} ways.")
+
+
+def _check_heads(facts: ModelFacts, tp: int) -> None:
     if facts.heads % tp and facts.heads > tp:
         raise PlanError(f"{facts.heads} attention heads do not divide over {tp} GPUs.", "Take a divisor.")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from headrace.errors import PlanError
@@ -13,6 +13,9 @@ Confidence = Literal["high", "medium", "low"]
 
 ENOUGH_ROWS = 100
 """Measurements of one card with one engine that earn high confidence."""
+
+_UNMEASURED = 1.25
+"""How much wider the range of a pipeline is than that of one stage: by judgement."""
 
 _OTHER_BUILD = re.compile(r"NVL\b|PCIe|vGPU|MIG", re.IGNORECASE)
 _FAMILIES = {7.5: "turing", 8.0: "ampere", 8.6: "ampere", 8.9: "ada", 9.0: "hopper", 10.0: "blackwell", 10.3: "blackwell"}
@@ -83,6 +86,12 @@ class SpeedConstants:
             return self.any
         same = [fit for fit in self.fits if (fit.family, fit.versions) == (family, "current") and fit.engine != "llamacpp"]
         return max(same, key=lambda fit: fit.rows, default=self.any)
+
+
+def pipelined(choice: Choice) -> Choice:
+    """What is left of the confidence in a pipeline: none was measured, its time is computed from that of its stages."""
+    reason = f"{choice.reason} No pipeline was measured: its time is added up from its stages, kept busy by micro-batches."
+    return replace(choice, confidence="low", reason=reason, low=choice.low / _UNMEASURED, high=choice.high * _UNMEASURED)
 
 
 def family_of(gpu: Gpu) -> str:

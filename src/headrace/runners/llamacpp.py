@@ -1,12 +1,14 @@
 """A llama.cpp server in a process of its own: `python -m headrace.runners.llamacpp SPEC`, with SPEC as JSON.
 
 Runs inside a replica's process and imports nothing of Headrace. Exits with 3 when the model cannot be loaded, 2 when
-the spec cannot be read, 0 on SIGTERM or when the process that started it is gone.
+the spec cannot be read, 0 when the process that started it is gone, or on SIGTERM once nothing runs any more.
 """
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import sys
 import threading
@@ -14,6 +16,10 @@ import time
 from typing import Any
 
 CANNOT_LOAD = 3
+DRAIN_SECONDS = 600
+"""Longest that requests may run on after SIGTERM; whoever sent it has a shorter limit of their own."""
+
+_BUSY = (b"llamacpp:requests_processing ", b"llamacpp:requests_deferred ")
 CACHE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}
 """Numbers of ggml_type in ggml.h."""
 
@@ -29,13 +35,55 @@ def main() -> None:
     _waiting(spec["wait"])
     if not os.path.isfile(spec["model"]):
         _fail(f"cannot load {spec['model']}: there is no such file")
-    server = _serve(_parameters(spec), spec["model"])
+    parameters = _parameters(spec)
+    server = _serve(parameters, spec["model"])
     # Only now: the constructor holds the GIL, a handler would run late; until here SIGTERM kills, which is right.
-    # os._exit, because destroying the server waits for open streams; Headrace has drained them.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
     print(f"serving {spec['name']} at {server.listening_address}", flush=True)
-    while True:
-        signal.pause()
+    told.wait()
+    _drain(spec["address"], "".join(parameters.api_keys))
+    os._exit(0)  # destroying the server waits for its threads, which have nothing left to do
+
+
+def _drain(address: str, key: str) -> None:
+    """Let nobody in any more and return once nothing runs; over TCP the door stays open, for it is llama.cpp's."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        address = f"unix:{path}.closing"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, address.removeprefix("unix:"))
+    until = time.monotonic() + DRAIN_SECONDS
+    idle = 0
+    while idle < 2 and time.monotonic() < until:  # twice: the last bytes of an answer leave after its slot is free
+        time.sleep(0.05)
+        idle = idle + 1 if _idle(address, key) else 0
+    if address.startswith("unix:"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address.removeprefix("unix:"))
+
+
+def _idle(address: str, key: str) -> bool:
+    """Whether the metrics page says that nothing runs and nothing waits; not when it cannot be had."""
+    request = f"GET /metrics HTTP/1.0\r\nAuthorization: Bearer {key}\r\n\r\n"
+    try:
+        with _connection(address) as connection:
+            connection.sendall(request.encode())
+            page = b"".join(iter(lambda: connection.recv(65536), b""))
+    except OSError:
+        return False
+    gauges = [line.split()[-1] for line in page.splitlines() if line.startswith(_BUSY)]
+    return len(gauges) == len(_BUSY) and all(float(gauge) == 0 for gauge in gauges)
+
+
+def _connection(address: str) -> socket.socket:
+    if address.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(5)
+        connection.connect(address.removeprefix("unix:"))
+        return connection
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host, int(port)), 5)
 
 
 def _spec() -> dict[str, Any]:

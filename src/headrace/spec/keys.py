@@ -3,7 +3,7 @@
 from typing import Any
 
 from headrace.spec.document import Document, Path
-from headrace.spec.model import NOT_YET, NOT_YET_ENGINES, SECTIONS, fields
+from headrace.spec.model import NOT_YET, SECTIONS, fields
 from headrace.spec.sentences import kind, nearest
 
 _LATER = "is not supported yet in this version."
@@ -41,18 +41,16 @@ def _model(document: Document, path: Path, value: Any) -> Any:
 
 
 def _engine(document: Document, path: Path, value: Any) -> Any:
-    if isinstance(value, str) and value.lower() in NOT_YET_ENGINES:
-        document.report(path, f"the engine {value} {_LATER}", "Write auto or llamacpp.")
-        return "auto"
     if not isinstance(value, dict):
         return value
     options = _section(document, path, value)
     if value and not options:
         return "auto"  # all of its engines are reported: there is nothing left to validate
-    if options.get("llamacpp", 0) is None:
-        options["llamacpp"] = {}  # `llamacpp:` with every setting left out
-    elif isinstance(options.get("llamacpp"), dict):
-        options["llamacpp"] = _section(document, (*path, "llamacpp"), options["llamacpp"])
+    for name, settings in options.items():
+        if settings is None:
+            options[name] = {}  # `llamacpp:` with every setting left out
+        elif isinstance(settings, dict):
+            options[name] = _section(document, (*path, name), settings)
     return options
 
 
@@ -60,7 +58,7 @@ def _section(document: Document, path: Path, value: dict[str, Any]) -> dict[str,
     """`value` with the keys that may stand in the section at `path`; the others are reported."""
     section = ".".join(str(part) if index != 1 or path[0] != "models" else "*" for index, part in enumerate(path))
     keys = list(fields(SECTIONS[section]))
-    later = NOT_YET_ENGINES if section == "models.*.engine" else NOT_YET.get(section, ())
+    later = NOT_YET.get(section, ())
     for key in value:
         if key in later:
             document.report((*path, key), _LATER, "Remove it.", at_key=True)

@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from headrace.errors import Mistake, SpecError, UsageError
 from headrace.spec.document import Document, read
+from headrace.spec.engines import CustomOptions, EngineOptions
 from headrace.spec.keys import known
-from headrace.spec.model import Spec
-from headrace.spec.rules import astray, conflicts
+from headrace.spec.model import ModelSpec, Spec
+from headrace.spec.rules import astray, conflicts, doubled
 from headrace.spec.sentences import kind, nearest, sentences
+from headrace.spec.values import Strict
 
 CheckSource = Callable[[str], object]
 """Raises ValueError when a `source` cannot be read; the CLI passes `headrace.weights.source.parse`."""
@@ -124,6 +126,8 @@ def _across(document: Document, value: dict[str, Any]) -> None:
         for key, what in conflicts(model) if isinstance(model, dict) else ():
             path = ("models", name, key) if key else ("models", name)
             document.report(path, what, at_key=True)
+    for name, adapter, what in doubled(models, aliases if isinstance(aliases, dict) else {}):
+        document.report(("models", name, "adapters", adapter), what)
     if isinstance(aliases, dict):
         for alias, what in astray(models, aliases):
             fix = "" if alias in models else nearest(str(aliases[alias]), models)
@@ -143,14 +147,30 @@ def _sources(document: Document, value: dict[str, Any], check_source: CheckSourc
 
 def _at_home(spec: Spec, folder: pathlib.Path) -> Spec:
     """`spec` with the paths of this machine written out in full."""
-    models = {
-        name: model.model_copy(update={"source": _source_at_home(model.source, folder)}) if model.source else model
-        for name, model in spec.models.items()
-    }
+    models = {name: _model_at_home(model, folder) for name, model in spec.models.items()}
     weights = spec.weights
     if weights.cache is not None:
         weights = weights.model_copy(update={"cache": _full(weights.cache, folder)})
     return spec.model_copy(update={"models": models, "weights": weights})
+
+
+def _model_at_home(model: ModelSpec, folder: pathlib.Path) -> ModelSpec:
+    update: dict[str, object] = {"adapters": {name: _source_at_home(text, folder) for name, text in model.adapters.items()}}
+    if model.source:
+        update["source"] = _source_at_home(model.source, folder)
+    if isinstance(model.engine, EngineOptions):
+        name = model.engine.given[0]
+        update["engine"] = model.engine.model_copy(update={name: _options_at_home(getattr(model.engine, name), folder)})
+    return model.model_copy(update=update)
+
+
+def _options_at_home(options: Strict, folder: pathlib.Path) -> Strict:
+    update = {}
+    if path := getattr(options, "environment", None):
+        update["environment"] = _full(path, folder)
+    if isinstance(options, CustomOptions) and (options.folder or options.command):
+        update["folder"] = _full(options.folder or ".", folder)
+    return options.model_copy(update=update)
 
 
 def _source_at_home(source: str, folder: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ what the value means, its unit and its default: the JSON Schema and docs/referen
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,22 +21,20 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from headrace.spec.addresses import host_port, server_url
-from headrace.spec.rules import astray, conflicts
+from headrace.spec.engines import OPTIONS, CustomOptions, Engine, EngineOptions, LlamaCppOptions
+from headrace.spec.rules import astray, conflicts, doubled
 from headrace.spec.values import Bytes, Count, Seconds, Strict, form, read
 from headrace.traffic import Task
 from headrace.units import parse_range
 
-EngineName = Literal["auto", "llamacpp"]
 NOT_YET: Mapping[str, tuple[str, ...]] = {
-    "models.*": ("scale", "adapters"),
+    "models.*": ("scale",),
     "gateway": ("keys",),
     "weights": ("keep",),
-    "machine": ("max",),
     "": ("kubernetes",),
 }
 """Keys of later versions, by the path of the mapping they belong to (`*` is any model's name, "" the top)."""
 
-NOT_YET_ENGINES = ("vllm", "sglang", "tgi", "triton", "openvino", "custom")
 Quantization = Literal["none", "fp8", "awq"]
 Share = Literal["exclusive", "mig", "time-slice", "process", "swap"]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$"
@@ -44,36 +42,8 @@ _KEY = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
 _GGUF_FORMAT = re.compile(r"(?:UD-)?I?Q[1-8]_\w{1,8}", re.IGNORECASE)
 
 
+Settings = TypeVar("Settings", bound=Strict)
 ModelName = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-class LlamaCppOptions(Strict):
-    """Settings of the llama.cpp engine; what is left out is planned."""
-
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
-        "auto",
-        description="CPU threads of one replica. auto: the machine's cores shared between the replicas, at least 1.",
-    )
-    wait: Literal["auto", "active", "brief", "passive"] = Field(
-        "auto",
-        description="What idle threads do: passive ones sleep, brief ones spin a little first (twice as fast on free cores), "
-        "active ones spin on (and come to a stand on shared cores). auto: brief on free cores, else passive, and says why.",
-    )
-    batch: Annotated[int, Field(ge=32, le=65536)] = Field(
-        512, description="Tokens computed at once (n_ubatch). The longest input of an embedding model must fit in it."
-    )
-    cache_type: Literal["f16", "q8_0", "q4_0"] = Field(
-        "f16", description="Number format of the KV cache. q8_0 halves its memory at a small loss of quality."
-    )
-
-
-class EngineOptions(Strict):
-    """The full form of `engine`: one engine's name with its settings."""
-
-    llamacpp: LlamaCppOptions = Field(description="The embedded llama.cpp, with settings.")
-
-
-Engine = Annotated[Annotated[EngineName, Tag("<name>")] | Annotated[EngineOptions, Tag("<options>")], Discriminator(form)]
 
 
 class ForSpec(Strict):
@@ -132,7 +102,9 @@ class ModelSpec(Strict):
     )
     key: str | None = Field(None, description="env:NAME: the environment variable with the API key of the servers in `url`.")
     task: Literal["auto"] | Task = Field(
-        "auto", description="generate or embed. auto: embed for encoder models (BERT and its kin), else generate."
+        "auto",
+        description="generate, embed, rerank or infer (tensors, code). auto: embed for encoder models (BERT and its kin), for "
+        "code and what is no language model what it can do, else generate.",
     )
     engine: Engine = Field("auto", description="Which server runs the model; auto decides and says why.")
     context: Literal["auto"] | Annotated[int, Field(ge=16, le=2**24)] = Field(
@@ -152,12 +124,23 @@ class ModelSpec(Strict):
         "with the least loss. A GGUF is served as it is: pick its format by the source, hf:org/name:Q4_K_M.",
     )
     tensor_parallel: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
-        "auto", description="GPUs that one replica is split over. auto: the fewest that do. Without GPUs it is 1."
+        "auto",
+        description="GPUs that one replica is split over. auto: the fewest that do, in "
+        "a pipeline where that is better; a number means no pipeline. Without GPUs it is 1.",
     )
     share: Literal["auto"] | Share = Field(
         "auto",
         description="How it shares a GPU with other models: exclusive, mig (a slice of its own), time-slice, process or swap (in "
         "turn). auto: whichever packs best. Only for plans on GPUs.",
+    )
+    memory: Bytes | None = Field(
+        None,
+        description="What one replica takes, for code and what else Headrace cannot look into. Default: an estimate by the "
+        "size of the file.",
+    )
+    adapters: dict[ModelName, str] = Field(
+        {},
+        description="LoRA adapters: the name that clients ask for, and where it is (file: or hf:). Only with engines that can.",
     )
     for_: ForSpec = Field(ForSpec(), alias="for", description="What it is for: users, lengths and latencies.")
     replicas: Annotated[int, read(lambda text: _fixed(text)), Field(ge=1, le=64)] = Field(
@@ -165,14 +148,30 @@ class ModelSpec(Strict):
     )
 
     @property
-    def engine_name(self) -> EngineName:
+    def engine_name(self) -> str:
         """The engine asked for, or auto."""
-        return self.engine if isinstance(self.engine, str) else "llamacpp"
+        return self.engine if isinstance(self.engine, str) else self.engine.given[0]
+
+    def options(self, kind: type[Settings]) -> Settings:
+        """What was asked of the engine with settings of this kind; the defaults when nothing was."""
+        name = next(name for name, settings in OPTIONS.items() if settings is kind)
+        given = getattr(self.engine, name) if isinstance(self.engine, EngineOptions) else None
+        return given if isinstance(given, kind) else kind()
 
     @property
     def llamacpp(self) -> LlamaCppOptions:
         """What was asked of llama.cpp; the defaults when nothing was."""
-        return self.engine.llamacpp if isinstance(self.engine, EngineOptions) else LlamaCppOptions()
+        return self.options(LlamaCppOptions)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The user's own server, to be started; empty when there is none."""
+        return self.options(CustomOptions).command
+
+    @property
+    def ours(self) -> bool:
+        """Whether replicas of it are to be started; otherwise they run already."""
+        return bool(self.source or self.command)
 
     @property
     def context_asked(self) -> int | None:
@@ -259,7 +258,7 @@ class WeightsSpec(Strict):
 
 
 class MachineSpec(Strict):
-    """The full form of `machine`: one of these."""
+    """The full form of `machine`: `gpus` or `azure`."""
 
     gpus: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A number and a GPU of the catalogue: 2 x A100-80GB, or rtx-4090."
@@ -267,11 +266,18 @@ class MachineSpec(Strict):
     azure: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A size of Azure, such as Standard_NC24ads_A100_v4."
     )
+    max: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="At most so many machines of the size in `azure`; replicas are spread over them, none is split over two. 1 "
+        "when left out.",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "MachineSpec":
         if (self.gpus is None) == (self.azure is None):
             raise ValueError("needs one of `gpus` and `azure`; write {gpus: 2 x A100-80GB}")
+        if self.max is not None and self.azure is None:
+            raise ValueError("has `max`, which counts machines of `azure`; write {gpus: 8 x A100-80GB} for one machine with more")
         return self
 
 
@@ -298,12 +304,15 @@ class Spec(Strict):
         """The machine to plan for, as one writes it after --machine; None for the one we are on."""
         if isinstance(self.machine, str):
             return None if self.machine == "auto" else self.machine
-        return self.machine.gpus or f"azure:{self.machine.azure}"
+        most = f" x {self.machine.max}" if self.machine.max is not None else ""
+        return self.machine.gpus or f"azure:{self.machine.azure}{most}"
 
     @model_validator(mode="after")
     def _aliases_lead_somewhere(self) -> "Spec":
         for alias, what in astray(self.models, self.aliases):
             raise ValueError(f"alias {alias} {what}")
+        for model, adapter, what in doubled(self.models, self.aliases):
+            raise ValueError(f"the adapter {adapter} of {model} {what}")
         return self
 
 
@@ -311,7 +320,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "": Spec,
     "models.*": ModelSpec,
     "models.*.engine": EngineOptions,
-    "models.*.engine.llamacpp": LlamaCppOptions,
+    **{f"models.*.engine.{name}": options for name, options in OPTIONS.items()},
     "models.*.for": ForSpec,
     "gateway": GatewaySpec,
     "gateway.queue": Queue,

@@ -45,11 +45,21 @@ def _loosen(definitions: dict[str, Any]) -> None:
         model["url"].pop(keyword, None)
     model["replicas"] |= {"type": ["integer", "string"], "pattern": "^[0-9]+$"}
     model["key"] |= {"pattern": "^env:[A-Za-z_][A-Za-z0-9_]*$"}
-    definitions["ModelSpec"]["oneOf"] = [{"required": ["source"]}, {"required": ["url"]}]
+    definitions["ModelSpec"]["oneOf"] = [{"required": ["source"]}, {"required": ["url"]}, _commanded()]
+    for name, key in (("CustomOptions", "command"), *((f"{kind}Options", "args") for kind in ("Vllm", "Sglang", "Tgi"))):
+        words = definitions[name]["properties"][key]
+        words["anyOf"] = [text, {"type": "array", "items": text}]
+        for keyword in ("type", "items"):
+            words.pop(keyword, None)
     definitions["MachineSpec"]["oneOf"] = [{"required": ["gpus"]}, {"required": ["azure"]}]
-    definitions["EngineOptions"]["properties"]["llamacpp"] = {
-        "anyOf": [{"$ref": "#/$defs/LlamaCppOptions"}, {"type": "null"}],
-    }
+    definitions["EngineOptions"] |= {"minProperties": 1, "maxProperties": 1}
+
+
+def _commanded() -> dict[str, Any]:
+    """A model that is a command: it has neither source nor url."""
+    custom = {"type": "object", "required": ["command"]}
+    engine = {"type": "object", "required": ["custom"], "properties": {"custom": custom}}
+    return {"required": ["engine"], "properties": {"engine": engine, "source": False, "url": False}}
 
 
 def _untitled(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Where replicas listen: Unix sockets in a folder that only we can enter, or free loopback ports."""
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,6 +16,7 @@ LONGEST_SOCKET_PATH = 103
 """Bytes, without the final zero: 107 on Linux (unix(7)), 103 on macOS."""
 
 _LONGEST_NAME = 40
+_PORT_TRIES = 100
 _PREFIX = "headrace-"
 _LOCK = "lock"
 
@@ -50,11 +53,23 @@ def short_name(replica: str) -> str:
     return f"{readable[-(_LONGEST_NAME - 9) :]}-{digest}"
 
 
-def free_port() -> int:
-    """A loopback port that was free a moment ago. Whoever loses the race for it fails to start and is given another."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """A loopback port that was free a moment ago, with `count - 1` free ones after it. Whoever loses the race for it fails to
+    start and is given another. Raises OSError when there are none.
+    """
+    for _ in range(_PORT_TRIES):
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            first = _bound(probes, 0)
+            for offset in range(1, count):
+                _bound(probes, first + offset)
+            return first
+    raise OSError(errno.EADDRINUSE, f"no {count} free ports in a row")
+
+
+def _bound(probes: contextlib.ExitStack, port: int) -> int:
+    probe = probes.enter_context(socket.socket())
+    probe.bind(("127.0.0.1", port))
+    return int(probe.getsockname()[1])
 
 
 def _private_folder(run_dir: Path) -> Path:

@@ -67,6 +67,16 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class StartTimes:
+    """How long a start took, in seconds: until the engine said that it is ready, and from then until its first answer."""
+
+    engine: str
+    weights: str
+    load_seconds: float
+    warm_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Start a replica (again): a process for a Placement, watching only for an address."""
 

@@ -1,4 +1,4 @@
-"""One small HTTP/1.1 GET, bounded in time and size, over TCP or a Unix socket: enough to ask an engine how it is."""
+"""One small HTTP/1.1 request, bounded in time and size, over TCP or a Unix socket: enough to ask an engine how it is."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -18,7 +18,12 @@ class Answer:
 
 
 async def get(address: str, path: str, timeout: float, key: str | None = None) -> Answer:
-    """The answer to `GET path` at `address` (`unix:/path` or `http://host:port`), on a connection of its own.
+    """The answer to `GET path`: see `ask`."""
+    return await ask(address, "GET", path, b"", timeout, key)
+
+
+async def ask(address: str, method: str, path: str, body: bytes, timeout: float, key: str | None = None) -> Answer:
+    """The answer of `address` (`unix:/path` or `http://host:port`), on a connection of its own; a `body` is JSON.
 
     Raises TimeoutError after `timeout` seconds, OSError when there is no connection or it breaks, ValueError when what
     comes is not HTTP, is longer than 4 MiB or ends too early; nothing else.
@@ -26,7 +31,7 @@ async def get(address: str, path: str, timeout: float, key: str | None = None) -
     async with asyncio.timeout(timeout):
         reader, writer = await _connect(address)
         try:
-            writer.write(_request(address, path, key))
+            writer.write(_request(address, method, path, body, key))
             return await _read(reader)
         finally:
             writer.close()
@@ -41,11 +46,12 @@ async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     return await asyncio.open_connection(parts.hostname, parts.port or 80)
 
 
-def _request(address: str, path: str, key: str | None) -> bytes:
+def _request(address: str, method: str, path: str, body: bytes, key: str | None) -> bytes:
     host = "localhost" if address.startswith("unix:") else urlsplit(address).netloc
     authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-    head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n{authorization}\r\n"
-    return head.encode("latin-1")
+    content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method != "GET" else ""
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n{content}{authorization}\r\n"
+    return head.encode("latin-1") + body
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headrace.engines.base import Engine
 from headrace.targets.addresses import Addresses, short_name
-from headrace.targets.base import Change, Drain, Replica, Start, State, Stop
+from headrace.targets.base import Change, Drain, Replica, Start, StartTimes, State, Stop
 from headrace.targets.logs import Log
 from headrace.targets.memory import resident
 from headrace.targets.started import Started
@@ -18,8 +18,9 @@ from headrace.targets.watched import Watched
 class LocalTarget:
     """A Target whose replicas end with it. `run_dir` gets the sockets, `logs` (default: a folder in it) what replicas write.
 
-    `keys` are the API keys of servers that are not ours, by model; `clock` gives monotonic seconds. Make it inside the event
-    loop, in the main thread.
+    `keys` are the API keys of servers that are not ours, by model; `clock` gives monotonic seconds; `compiled` is the folder
+    where engines may keep what they compile; `learned` is told how long each start took. Make it inside the event loop, in the
+    main thread.
     """
 
     def __init__(
@@ -31,7 +32,11 @@ class LocalTarget:
         clock: Callable[[], float] = time.monotonic,
         *,
         logs: Path | None = None,
+        compiled: Path | None = None,
+        learned: Callable[[StartTimes], None] = lambda times: None,
     ) -> None:
+        self._learned = learned
+        self._environment = {"HEADRACE_ENGINE_CACHE": str(compiled)} if compiled else {}
         self._engines, self._keys, self._clock = engines, keys or {}, clock
         self._timing = timing or Timing()
         self._logs = logs or run_dir / "logs"
@@ -104,7 +109,18 @@ class LocalTarget:
             return Watched(change, change.runs, key, self._timing, self._clock, self._changed.set)
         engine = self._engines[change.runs.engine]
         log = Log(self._logs / f"{short_name(change.replica)}.log")
-        return Started(change, change.runs, engine, self._addresses, log, self._timing, self._clock, self._changed.set)
+        return Started(
+            change,
+            change.runs,
+            engine,
+            self._addresses,
+            log,
+            self._timing,
+            self._clock,
+            self._changed.set,
+            self._environment,
+            self._learned,
+        )
 
     def _drain(self, change: Drain) -> None:
         member = self._members.get(change.replica)

@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.engines.base import Engine, Reading
-from headrace.targets.http import Answer, get
+from headrace.engines.base import Engine, Probe, Reading
+from headrace.targets.http import Answer, ask, get
 
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
@@ -19,6 +19,8 @@ class Health:
     loading: bool = False
     unasked: bool = False
     """It is our own fault that we do not know: no verdict on the server."""
+    closed: bool = False
+    """It accepts no connections: nothing listens there (any more)."""
     trouble: str = ""
 
 
@@ -29,10 +31,19 @@ async def health(address: str, path: str, timeout: float, key: str | None = None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
             return Health(ready=False, unasked=True, trouble="it could not be asked: too many files are open here")
-        return Health(ready=False, trouble=f"{path} {_cause(error, timeout)}")
+        closed = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+        return Health(ready=False, closed=closed, trouble=f"{path} {_cause(error, timeout)}")
     if answer.status == 200:
         return Health(ready=True)
     return Health(ready=False, loading=answer.status == 503, trouble=f"{path} answered {answer.status}")
+
+
+async def answers(address: str, probe: Probe, timeout: float, key: str) -> bool:
+    """Whether the first request is answered with 200. Raises nothing."""
+    try:
+        return (await ask(address, "POST", probe.path, probe.body, timeout, key)).status == 200
+    except (OSError, ValueError):
+        return False
 
 
 async def any_health(address: str, timeout: float, key: str | None = None) -> Health:
@@ -57,6 +68,8 @@ async def model_there(address: str, model: str, timeout: float, key: str | None 
 
 async def reading(engine: Engine, address: str, model: str, timeout: float, key: str) -> Reading | None:
     """What the engine's metrics page says; None (unknown, never zero) if it cannot be had or read. Raises nothing."""
+    if engine.metrics_path is None:
+        return None
     try:
         answer = await get(address, engine.metrics_path, timeout, key)
         return engine.read(answer.body.decode(), model) if answer.status == 200 else None

@@ -52,8 +52,9 @@ class Process:
             os.killpg(self.pid, number)
 
 
-async def started(argv: Sequence[str], environment: Mapping[str, str], log: Log) -> Process:
-    """A process that runs `argv` ("python" is our interpreter) with `environment` added to ours, writing to `log`.
+async def started(argv: Sequence[str], environment: Mapping[str, str | None], log: Log, folder: str = "") -> Process:
+    """A process that runs `argv` ("python" is our interpreter) with `environment` added to ours (None: taken out of it),
+    in `folder` (empty: ours), writing to `log`.
 
     Raises OSError when there is no process or pipe to be had. Stdin is a pipe that ends when we do: where the kernel
     cannot kill our children with us, they notice. Pipes are ours and not asyncio's, whose `wait` may hang on those
@@ -67,7 +68,8 @@ async def started(argv: Sequence[str], environment: Mapping[str, str], log: Log)
             stdin=stdin_theirs,
             stdout=output_theirs,
             stderr=output_theirs,
-            env={**{name: value for name, value in os.environ.items() if not _SECRET.search(name)}, **environment},
+            env=_inherited(environment),
+            cwd=folder or None,
             start_new_session=True,
         )
         ours.pop_all()
@@ -88,6 +90,12 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
 def _guarded(argv: Sequence[str]) -> tuple[str, ...]:
     program = sys.executable if argv[0] == "python" else argv[0]
     return (sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), program, *argv[1:])
+
+
+def _inherited(environment: Mapping[str, str | None]) -> dict[str, str]:
+    """Our own environment without secrets, and with what the launch says."""
+    ours = {name: value for name, value in os.environ.items() if not _SECRET.search(name) and name not in environment}
+    return ours | {name: value for name, value in environment.items() if value is not None}
 
 
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|(?:^|_)KEYS?(?:$|_)", re.IGNORECASE)

@@ -5,13 +5,14 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from headrace.engines.base import Engine, Launch, Placement
 from headrace.targets import probes
 from headrace.targets.addresses import Addresses, free_port
-from headrace.targets.base import Replica, Start, State
+from headrace.targets.base import Replica, Start, StartTimes, State
 from headrace.targets.logs import Log
 from headrace.targets.process import Process, started
 from headrace.targets.timing import Timing
@@ -22,7 +23,8 @@ _LONGEST_REASON = 1000
 
 
 class Started:
-    """Runs one replica. `replica` is how it is now; `tell` is called when that changes its state.
+    """Runs one replica. `replica` is how it is now; `tell` is called when that changes its state; `environment` is added to
+    every launch's; `learned` is told how long a start took.
 
     One task owns the process: it starts it, watches it, ends it and only then says FAILED, or completes after a stop.
     """
@@ -37,8 +39,14 @@ class Started:
         timing: Timing,
         clock: Callable[[], float],
         tell: Callable[[], None],
+        environment: Mapping[str, str] = MappingProxyType({}),
+        learned: Callable[[StartTimes], None] = lambda times: None,
     ) -> None:
         self.log = log
+        self._extra, self._learned = environment, learned
+        self._metrics = ""
+        self._ready_path = engine.ready(placement)
+        self._loaded_at: float | None = None
         self._placement, self._engine, self._addresses = placement, engine, addresses
         self._timing, self._clock, self._tell = timing, clock, tell
         self._failures = 0
@@ -74,15 +82,16 @@ class Started:
         key = secrets.token_urlsafe(32)
         self.log.hide(key)
         launch = self._engine.launch(self._placement, address)
+        self._metrics, self._loaded_at = launch.metrics_address or address, None
         self._begun = self._clock()
         try:
-            process = await started(launch.argv, _environment(launch, key), self.log)
+            process = await started(launch.argv, {**self._extra, **_environment(launch, key)}, self.log, launch.folder)
         except OSError as error:
             return self._over(f"could not be started: {error.strerror or error}", None)
         self.replica = replace(self.replica, pid=process.pid)
         try:
             verdict = await self._until_over(process, address, key)
-            code = await process.end(self._timing.grace if self._stop.is_set() else 0)
+            code = await process.end(self._engine.grace_seconds if self._stop.is_set() else 0)
         except BaseException:  # this task is cancelled or has a bug: the process still must not outlive it
             process.kill()
             raise
@@ -94,8 +103,8 @@ class Started:
 
     def _address(self) -> tuple[str, str | None]:
         """(where the replica shall listen, its socket's path if that is one)."""
-        if not self._engine.sockets:
-            return f"http://127.0.0.1:{free_port()}", None
+        if not self._engine.sockets(self._placement):
+            return f"http://127.0.0.1:{free_port(self._engine.ports)}", None
         path = str(self._addresses.socket(self.replica.name))
         return f"unix:{path}", path
 
@@ -124,9 +133,12 @@ class Started:
             await _cancelled(scrape)
 
     async def _until_ready(self, address: str, key: str) -> None:
+        warm = self._engine.warm(self._placement)
         while True:
-            health = await probes.health(address, self._engine.ready_path, self._timing.health_timeout, key)
-            if health.ready:
+            health = await probes.health(address, self._ready_path, self._timing.health_timeout, key)
+            if health.ready and self._loaded_at is None:
+                self._loaded_at = self._clock()
+            if health.ready and (warm is None or await probes.answers(address, warm, self._timing.load_limit, key)):
                 return
             if health.loading and self.replica.state is State.STARTING:
                 self._enter(State.LOADING, "the engine loads the model")
@@ -135,28 +147,44 @@ class Started:
     def _publish(self, address: str, key: str) -> None:
         if self.replica.state not in (State.STARTING, State.LOADING):
             return  # drained or stopped in the meantime
-        placement = self._placement
+        placement, engine = self._placement, self._engine
         endpoint = Endpoint(
-            self.replica.name, placement.model, address, placement.slots, placement.model, self._engine.folds, key
+            self.replica.name,
+            placement.model,
+            address,
+            placement.slots,
+            placement.model,
+            engine.folds,
+            key,
+            engine.speaks(placement),
+            placement.template,
+            frozenset(placement.also),
         )
         self._ready_at = self._clock()
-        waited = show_duration(self._ready_at - self._begun)
-        self._enter(State.READY, f"ready after {waited}", endpoint=endpoint)
+        loaded = self._loaded_at or self._ready_at
+        times = StartTimes(placement.engine, placement.weights, loaded - self._begun, self._ready_at - loaded)
+        self._learned(times)
+        warmed = f" (loaded after {show_duration(times.load_seconds)}, warm {show_duration(times.warm_seconds)} later)"
+        first = warmed if engine.warm(placement) else ""
+        self._enter(State.READY, f"ready after {show_duration(self._ready_at - self._begun)}{first}", endpoint=endpoint)
 
     async def _until_hung(self, address: str, key: str) -> str:
         failures, first = 0, self._clock()
         while failures < self._timing.health_failures:
             await asyncio.sleep(self._timing.health)
             asked = self._clock()
-            health = await probes.health(address, self._engine.ready_path, self._timing.health_timeout, key)
-            if not health.unasked:
+            health = await probes.health(address, self._ready_path, self._timing.health_timeout, key)
+            if health.closed and self.replica.state is State.READY:
+                # Whoever told it to end did not tell us: what runs there may finish, and its end is seen by itself.
+                self.drain("it closed its door while it runs: it was told to end, and finishes what it has")
+            if not health.unasked and not health.closed:
                 failures, first = (0, asked) if health.ready else (failures + 1, first if failures else asked)
-        return f"did not answer {self._engine.ready_path} for {show_duration(self._clock() - first)}: {health.trouble}"
+        return f"did not answer {self._ready_path} for {show_duration(self._clock() - first)}: {health.trouble}"
 
     async def _scrape(self, address: str, key: str) -> None:
         while True:
             model, timeout = self._placement.model, self._timing.health_timeout
-            reading = await probes.reading(self._engine, address, model, timeout, key)
+            reading = await probes.reading(self._engine, self._metrics, model, timeout, key)
             self.replica = replace(self.replica, reading=reading)
             await asyncio.sleep(self._timing.scrape)
 
@@ -184,7 +212,7 @@ class Started:
         self._tell()
 
 
-def _environment(launch: Launch, key: str) -> dict[str, str]:
+def _environment(launch: Launch, key: str) -> dict[str, str | None]:
     secret = {launch.key_variable: key} if launch.key_variable else {}
     return {**launch.environment, **secret}
 

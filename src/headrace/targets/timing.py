@@ -23,8 +23,6 @@ class Timing:
     """Between two readings of its metrics."""
     watch: float = 1.0
     """Between two questions to a server that is not ours and not ready."""
-    grace: float = 5.0
-    """From SIGTERM to SIGKILL. What had to finish has been drained before."""
     memory: float = 1.0
     """The age up to which memory figures are good enough."""
     restarts: RestartPolicy = field(default_factory=RestartPolicy)

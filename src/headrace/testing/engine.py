@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from headrace.engines import llamacpp
-from headrace.engines.base import Engine, Launch, Placement
+from headrace.engines.base import Engine, Installation, Launch, Placement
 from headrace.testing.fake import FAULTS, FakeEngine
 
 __all__ = ["FAULTS", "FakeEngine", "fake_engine", "main"]
 
 
-def fake_engine(*flags: str, name: str = "fake", sockets: bool = True) -> Engine:
+def fake_engine(*flags: str, name: str = "fake", sockets: bool = True, grace: float = 5.0) -> Engine:
     """An Engine whose replicas are this program, started with `flags` besides what the placement says."""
 
     def launch(placement: Placement, address: str) -> Launch:
@@ -30,15 +30,19 @@ def fake_engine(*flags: str, name: str = "fake", sockets: bool = True) -> Engine
 
     return Engine(
         name=name,
+        title=name,
+        tasks=("generate", "embed"),
         formats=("gguf",),
+        installation=Installation("headrace", "headrace"),
         ready_path="/health",
         metrics_path="/metrics",
         folds=True,
-        sockets=sockets,
+        sockets=lambda placement: sockets,
         refuse=lambda facts, task: None,
         overhead=lambda facts, placement: 0,
         launch=launch,
         read=llamacpp.read,
+        grace_seconds=grace,
     )
 
 

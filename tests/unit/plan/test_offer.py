@@ -11,9 +11,10 @@ from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan import offer_text
+from headrace.plan.consider import consider
 from headrace.plan.fleet import Member, fleet
 from headrace.plan.intent import Intent, Wanted, parse
-from headrace.plan.offer import Knowledge, cheapest, consider
+from headrace.plan.offer import Knowledge, cheapest
 from headrace.plan.speed_constants import SpeedConstants
 from headrace.plan.vllm.constants import parse as constants
 

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.engines.base import Engine, Launch, Placement, Reading
+from headrace.engines.base import Engine, Installation, Installed, Launch, Placement, Reading
 from headrace.errors import PlanError
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan.explain import explain
-from headrace.plan.memory import CACHE_FACTORS, cache_bytes, fit
+from headrace.plan.here import Here
+from headrace.plan.memory import cache_bytes, fit
 from headrace.plan.plan import Plan, PlannedModel, plan
 from headrace.spec.model import Spec
 from headrace.traffic import Task
@@ -42,11 +43,14 @@ def _overhead(facts: ModelFacts, placement: Placement) -> int:
 
 ENGINE = Engine(
     name="llamacpp",
+    title="llama.cpp",
+    tasks=("generate", "embed"),
     formats=("gguf",),
+    installation=Installation("xllamacpp", "xllamacpp", extra="local"),
     ready_path="/health",
     metrics_path="/metrics",
     folds=True,
-    sockets=True,
+    sockets=lambda placement: True,
     refuse=_refuse,
     overhead=_overhead,
     launch=_launch,
@@ -59,7 +63,8 @@ def planned(
 ) -> Plan:
     spec = Spec.model_validate({"models": models})
     known = {name: MINILM if name.startswith("embed") else facts for name, model in spec.models.items() if model.source}
-    return plan(spec, known, {name: f"/w/{name}" for name in known}, machine, {one.name: one for one in engines})
+    here = Here({ENGINE.name: ENGINE}, {one.name: Installed("1.0") for one in engines})
+    return plan(spec, known, {name: f"/w/{name}" for name in known}, machine, here)
 
 
 def one(machine: Machine = HERE, facts: ModelFacts = SMOLLM2, **asked: Any) -> PlannedModel:
@@ -310,12 +315,12 @@ def test_every_models_problem_is_told_at_once() -> None:
         planned(models)
     assert str(caught.value).splitlines() == [
         "models.a: context 9000 is more than the 8192 tokens that the model was made for. Lower it.",
-        "models.embed: no engine can generate with it (llamacpp: an encoder cannot generate).",
+        "models.embed: no engine here can generate with it (llamacpp: an encoder cannot generate).",
     ]
 
 
 def test_an_engine_that_is_not_there_is_said_to_be_missing() -> None:
-    with pytest.raises(PlanError, match=r"llamacpp: it is not installed"):
+    with pytest.raises(PlanError, match=r"llama.cpp is not installed here. Run: pip install 'headrace\[local\]'"):
         planned({"a": {"source": "pypi:x", "engine": "llamacpp"}}, engines=())
 
 
@@ -344,7 +349,7 @@ ASKED: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "slots": st.integers(1, 64),
         "for": st.sampled_from([{"users": 6}, {"prompt": 300, "output": 200}, {"users": 1, "prompt": 100}, {"ttft": 1.0}]),
         "replicas": st.integers(1, 3),
-        "engine": st.sampled_from([{"llamacpp": {"cache_type": name}} for name in CACHE_FACTORS]),
+        "engine": st.sampled_from([{"llamacpp": {"cache_type": name}} for name in ("f16", "q8_0", "q4_0")]),
     },
 )
 MODELS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(st.sampled_from(["a", "b", "embed"]), ASKED, min_size=1)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import SpecError, UsageError
+from headrace.spec.engines import NAMES, CustomOptions, EngineOptions
 from headrace.spec.load import LARGEST_BYTES, load, loads, spec_for
-from headrace.spec.model import NOT_YET, NOT_YET_ENGINES, EngineOptions, ForSpec
+from headrace.spec.model import NOT_YET, ForSpec
 
 
 def told(text: str) -> list[str]:
@@ -61,6 +62,7 @@ def test_what_a_model_is_for_is_typed() -> None:
         ("2 x A100-80GB", "2 x A100-80GB"),
         ("{gpus: 2 x A100-80GB}", "2 x A100-80GB"),
         ("{azure: Standard_NC24ads_A100_v4}", "azure:Standard_NC24ads_A100_v4"),
+        ("{azure: Standard_NC24ads_A100_v4, max: 4}", "azure:Standard_NC24ads_A100_v4 x 4"),
         ("azure", "azure"),  # as after --machine: all its sizes
     ],
 )
@@ -129,7 +131,7 @@ M = "models: {a: hf:a/b}\n"
         ("models: {a: {source: x, task: ebmed}}", ["Did you mean embed?"]),
         ("models: {a: {source: x, engine: llama}}", ['1:33: models.a.engine: "llama" is not an engine. Did you mean llamacpp?']),
         ("models: {a: {source: x, engine: 3}}", ["1:33: models.a.engine: must be a mapping, not the number 3."]),
-        ("models: {a: {source: x, engine: {}}}", ["1:33: models.a.engine.llamacpp: is missing."]),
+        ("models: {a: {source: x, engine: {}}}", ["1:33: models.a.engine: names no engine. Write {llamacpp: {threads: 2}}."]),
         ("models: {a: {source: x, engine: {llamacpp: {wait: activ}}}}", ["Did you mean active?"]),
         ("models: {a: {source: x, replicas: 0..8}}", ['"0..8": a range of replicas is not supported yet']),
         ("models: {a: {source: x, replicas: two}}", ['"two" is not a count.']),
@@ -158,6 +160,9 @@ M = "models: {a: hf:a/b}\n"
         (M + "machine: ''", ["2:10: machine: is empty."]),
         (M + "machine: {}", ["2:10: machine: needs one of `gpus` and `azure`."]),
         (M + "machine: {gpus: T4, azure: x}", ["2:10: machine: needs one of `gpus` and `azure`."]),  # which is it?
+        (M + "machine: {gpus: T4, max: 2}", ["2:10: machine: has `max`, which counts machines of `azure`"]),
+        (M + "machine: {max: 2}", ["2:10: machine: needs one of `gpus` and `azure`."]),
+        (M + "machine: {azure: x, max: 0}", ["0 is below the least, 1."]),
         (M + "machine: {gpu: T4}", ["2:11: machine.gpu: is not a key here. Did you mean gpus?", "machine: needs one of"]),
         # --- what YAML 1.1 reads differently
         ("models: {no: hf:a/b}", ['1:10: models.no: YAML reads the name no as a boolean. Write "no" in quotes.']),  # Norway
@@ -199,7 +204,7 @@ def test_a_mistake_is_told_where_it_stands(text: str, mistakes: list[str]) -> No
 
 def test_all_mistakes_are_told_at_once_and_in_order() -> None:
     text = (
-        "models:\n  a: {source: 7, context: 1, foo: 1, engine: vllm}\n  b: {url: [x], key: k}\naliases: {z: q}\nkubernetes: {}\n"
+        "models:\n  a: {source: 7, context: 1, foo: 1, engine: vlm}\n  b: {url: [x], key: k}\naliases: {z: q}\nkubernetes: {}\n"
     )
     lines = [line.split(":")[0] for line in told(text)]
     assert lines == ["2", "2", "2", "2", "3", "3", "4", "5"]
@@ -222,12 +227,47 @@ def test_a_key_of_a_later_version_is_refused_by_name(key: tuple[str, str]) -> No
     ]
 
 
-@pytest.mark.parametrize("engine", NOT_YET_ENGINES)
-@pytest.mark.parametrize("form", ["{}", "{{{}: {{args: [x]}}}}"])
-def test_an_engine_of_a_later_version_is_refused_by_name(engine: str, form: str) -> None:
-    (line,) = told(f"models: {{a: {{source: x, engine: {form.format(engine)}}}}}")
-    assert engine in line
-    assert "is not supported yet in this version." in line
+@pytest.mark.parametrize("engine", NAMES)
+@pytest.mark.parametrize("form", ["{}", "{{{}: {{}}}}", "{{{}: null}}"])
+def test_an_engine_is_a_name_or_a_mapping_of_its_settings(engine: str, form: str) -> None:
+    spec = loads(f"models: {{a: {{source: x, engine: {form.format(engine)}}}}}")
+    assert spec.models["a"].engine_name == engine
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("{source: x, engine: {vllm: {}, tgi: {}}}", "names vllm and tgi, and a model runs on one engine"),
+        ("{source: x, engine: {vllm: {arg: [x]}}}", "Did you mean args?"),
+        ("{source: x, engine: {vllm: {args: [--api-key, k]}}}", "holds a secret"),  # process lists are no place for keys
+        ("{source: x, engine: {custom: {command: serve}}}", "cannot stand beside a command"),
+        ("{engine: {custom: {command: serve, class: A}}}", "has both a class and a command"),
+        ("{engine: custom}", "needs a `source`"),
+        ("{url: 'http://h', engine: {custom: {command: serve}}}", "models.a.engine: is not for servers given by `url`"),
+        ("{url: 'http://h', memory: 1GB}", "is not for servers given by `url`"),
+    ],
+)
+def test_what_engines_cannot_be_asked(model: str, said: str) -> None:
+    assert said in " ".join(told(f"models: {{a: {model}}}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{a: {source: x, adapters: {b: 'file:l'}}, b: x}", "models.a.adapters.b: is a model already"),
+        ("{a: {source: x, adapters: {l: 'file:l'}}, b: {source: x, adapters: {l: 'file:m'}}}", "is an adapter of a already"),
+    ],
+)
+def test_an_adapter_has_a_name_of_its_own(text: str, said: str) -> None:
+    assert said in " ".join(told(f"models: {text}"))
+
+
+def test_a_command_is_a_model_and_runs_in_the_folder_of_its_file(tmp_path: Path) -> None:
+    spec = loads("models: {a: {engine: {custom: {command: 'python serve.py --port {port}'}}}}", folder=tmp_path)
+    custom = spec.models["a"].options(CustomOptions)
+    assert custom.command == ("python", "serve.py", "--port", "{port}")
+    assert custom.folder == str(tmp_path)
+    assert spec.models["a"].ours
 
 
 @pytest.mark.parametrize(

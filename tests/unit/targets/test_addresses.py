@@ -1,5 +1,6 @@
 """Sockets: short enough, private, different, and cleaned up."""
 
+import contextlib
 import os
 import socket
 import stat
@@ -62,6 +63,13 @@ def test_other_names_stay_different():
     short = [short_name(name) for name in names]
     assert len(set(short)) == len(names)
     assert all(len(name) <= 40 and Path(name).name == name for name in short)
+
+
+def test_free_ports_come_in_a_row():
+    first = free_port(3)
+    with contextlib.ExitStack() as stack:
+        for offset in range(3):
+            stack.enter_context(socket.socket()).bind(("127.0.0.1", first + offset))
 
 
 def test_a_free_port_can_be_bound():

@@ -4,16 +4,19 @@ import asyncio
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
-from headrace.engines.base import Launch, Reading
+from headrace.engines.base import Launch, Probe, Reading
 from headrace.targets.base import Drain, State, Stop
 from headrace.targets.http import get
 from headrace.targets.restarts import RestartPolicy
 from headrace.testing.engine import fake_engine
 from headrace.traffic import Endpoint
+
+HELLO = b'{"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}'
 
 
 def ready(replica):
@@ -144,7 +147,7 @@ async def test_a_replica_that_never_gets_ready_is_killed(world):
 
 
 async def test_one_that_ignores_sigterm_is_killed_with_its_children(world):
-    one = world("--ignore-sigterm", "--child", grace=0.1)
+    one = world(engine=fake_engine("--ignore-sigterm", "--child", grace=0.1))
     await one.start()
     replica = await one.until(ready)
     (child,) = psutil.Process(replica.pid).children()
@@ -152,6 +155,48 @@ async def test_one_that_ignores_sigterm_is_killed_with_its_children(world):
     await one.gone()
     assert not psutil.pid_exists(replica.pid)
     await exited(child.pid)
+
+
+async def test_ready_is_what_answers_a_first_request(world):
+    warmed = replace(fake_engine(), warm=lambda placement: Probe("/v1/chat/completions", HELLO))
+    one = world(engine=warmed)
+    await one.start()
+    replica = await one.until(lambda each: ready(each) and each.reading and each.reading.tokens_out_total)
+    assert " warm " in replica.reason
+
+
+async def test_what_never_answers_a_first_request_is_not_ready(world):
+    warmed = replace(fake_engine(), warm=lambda placement: Probe("/v1/nothing", HELLO))
+    one = world(engine=warmed, load_limit=1.0)
+    await one.start()
+    replica = await one.until(failed)
+    assert replica.reason.startswith("was not ready after 1s")
+
+
+async def test_one_that_was_told_to_end_by_others_drains(world):
+    """Its door is closed, and it runs: nothing new is sent, nothing is killed."""
+    one = world()
+    await one.start()
+    replica = await one.until(ready)
+    path = Path(replica.endpoint.address.removeprefix("unix:"))
+    os.rename(path, path.with_suffix(".closing"))
+    draining = await one.until(lambda each: each.state is State.DRAINING)
+    assert draining.endpoint.slots == 0
+    assert psutil.pid_exists(replica.pid)
+
+
+async def test_what_a_launch_takes_out_of_the_environment_is_not_there(world, monkeypatch):
+    monkeypatch.setenv("HEADRACE_TEST_OURS", "1")
+    plain = fake_engine()
+
+    def launch(placement, address):
+        return replace(plain.launch(placement, address), environment={"HEADRACE_TEST_OURS": None, "HEADRACE_TEST_NEW": "2"})
+
+    one = world(engine=replace(plain, launch=launch))
+    await one.start()
+    environment = psutil.Process((await one.until(ready)).pid).environ()
+    assert "HEADRACE_TEST_OURS" not in environment
+    assert environment["HEADRACE_TEST_NEW"] == "2"
 
 
 async def test_children_of_a_crashed_replica_do_not_stay(world):

@@ -27,8 +27,8 @@ def activation_bytes(
 
 
 def sampler_entries(facts: ModelFacts, max_num_seqs: int) -> int:
-    """Logits of the dummy sampler run."""
-    return max_num_seqs * (facts.vocabulary or _UNKNOWN_VOCABULARY)
+    """Logits of the dummy sampler run; an encoder has no sampler."""
+    return 0 if facts.encoder else max_num_seqs * (facts.vocabulary or _UNKNOWN_VOCABULARY)
 
 
 def hidden_bytes(facts: ModelFacts, batched_tokens: int) -> int:
@@ -47,6 +47,12 @@ def mlp_bytes(facts: ModelFacts, tp: int, batched_tokens: int) -> float:
 def encoder_bytes(facts: ModelFacts, numbers: VersionConstants, encoders: Collection[str]) -> Range:
     """What profiling an image encoder takes, 0 for models that have none of the kind."""
     return numbers.encoder_bytes if facts.architecture in encoders else Range(0, 0)
+
+
+def received_bytes(facts: ModelFacts, batched_tokens: int) -> Range:
+    """A stage's buffers for what the one before sends: two per token and hidden unit (make_empty_intermediate_tensors)."""
+    hidden = hidden_bytes(facts, batched_tokens)
+    return Range(2 * hidden, 2 * hidden)
 
 
 def graph_bytes(facts: ModelFacts, pp: int, max_num_seqs: int, numbers: VersionConstants) -> Range:

@@ -61,8 +61,8 @@ class CacheLayout:
         return ceil(min(group.window - 1 + self.in_flight, context) / group.block) + 1
 
 
-def layout(facts: ModelFacts, tp: int, pp: int, kv_dtype: str, in_flight: int, block: int = BLOCK) -> CacheLayout:
-    """How the GPU with most layers keeps the cache.
+def layout(facts: ModelFacts, tp: int, kv_dtype: str, in_flight: int, block: int = BLOCK) -> CacheLayout:
+    """How a GPU keeps the cache of a model, or of a stage given as one (plan/stages.py).
 
     Read in vLLM 0.11 and 0.33 (facts/planning.md, section 2): heads replicate when tp > kv_heads, latents on every rank; groups
     are padded to equal numbers of layers, and blocks grow until pages of all groups are of one size. Raises PlanError.
@@ -73,9 +73,9 @@ def layout(facts: ModelFacts, tp: int, pp: int, kv_dtype: str, in_flight: int, b
     tokens = {group: _token_bytes(group, tp, KV_BYTES[kv_dtype]) for group in groups if group.kind != "state"}
     states = [2 * ceil(group.numbers * group.kv_heads / tp) for group in groups if group.kind == "state"]
     page = _page(tokens.values(), states, block)
-    size = _group_layers([ceil(group.layers / pp) for group in groups])
+    size = _group_layers([group.layers for group in groups])
     pages = [
-        Pages(group.kind, _padded(ceil(group.layers / pp), size), page // tokens[group] if group in tokens else 1, group.window)
+        Pages(group.kind, _padded(group.layers, size), page // tokens[group] if group in tokens else 1, group.window)
         for group in groups
     ]
     return CacheLayout(tuple(pages), page, in_flight)

@@ -52,6 +52,8 @@ class VersionConstants:
     measured: tuple[str, ...]
     source: str
     card: str = ""
+    version: str = ""
+    """In full, of the start that was learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,11 @@ class Constants:
         learned = [one for one in self.versions if one.card and one.card == name and one.since == wanted]
         general = [one for one in self.versions if not one.card and one.since <= wanted]
         return (learned or general)[-1]
+
+    def learned_version(self, card: str) -> str | None:
+        """The newest version whose start on this card was learned from, None where none was."""
+        learned = [one for one in self.versions if one.card and one.card == card_key(card)]
+        return max(learned, key=lambda one: one.since).version if learned else None
 
     def with_learned(self, learned: VersionConstants) -> "Constants":
         """These, with what a start on one card has taught, in place of what was learned there before."""

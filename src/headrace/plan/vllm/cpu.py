@@ -54,7 +54,7 @@ def vllm_cpu_memory(
     """
     cpu = constants.cpu
     dtype = "float32" if float32 else "auto"
-    kept = layout(facts, 1, 1, dtype, cpu.max_num_batched_tokens, block=cpu.block)
+    kept = layout(facts, 1, dtype, cpu.max_num_batched_tokens, block=cpu.block)
     weights = max(facts.weight_bytes, 4 * facts.parameters) if float32 else facts.weight_bytes
     extra = cpu.compiled_bytes if compiled else 0
     request = kept.request_bytes(context)

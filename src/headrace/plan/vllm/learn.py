@@ -67,6 +67,11 @@ class Learned:
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
 
+    def __str__(self) -> str:
+        named = {"weights": self.weights_bytes, "cache": self.cache_bytes, "activations": self.activation_bytes}
+        said = [f"{name} {count / GIB:.2f} GiB" for name, count in named.items() if count is not None]
+        return ", ".join([*said, f"tensor parallel {self.tensor_parallel}"])
+
     @property
     def enough(self) -> bool:
         """Whether constants can be corrected by it: version, weights and cache are what every complete start logs."""
@@ -104,14 +109,21 @@ def learn(log_text: str) -> Learned:
 
 
 def correct(
-    learned: Learned, facts: ModelFacts, card: str, gpu_memory_bytes: int, constants: Constants
+    learned: Learned,
+    facts: ModelFacts,
+    card: str,
+    gpu_memory_bytes: int,
+    constants: Constants,
+    log: str = "a start's log",
 ) -> VersionConstants | None:
-    """The constants of that version on that card with what the start measured in them; None when the log does not say enough.
+    """The constants of that version on that card with what the start measured in them, and the `log` as their source.
+
+    None when the log does not say enough, or is of a pipeline, whose ranks hold different parts of the model.
 
     What is not logged apart is told apart by the terms that are known: requested − weights − cache is runtime, peak and graphs.
     Use with `Constants.with_learned`.
     """
-    if not learned.enough:
+    if not learned.enough or learned.pipeline_parallel > 1:
         return None
     version = str(learned.version)
     try:
@@ -130,7 +142,13 @@ def correct(
     runtime = _runtime(learned, known)
     graphs = _graphs(learned, facts, asked, known, runtime.expected, gpu_memory_bytes)
     taught = replace(
-        known, since=since, card=card_key(card), graph_bytes=graphs, measured=(card_key(card),), source="a start's log"
+        known,
+        since=since,
+        card=card_key(card),
+        version=version,
+        graph_bytes=graphs,
+        measured=(card_key(card),),
+        source=f"{log} ({learned})",
     )
     taught = replace(taught, sampler_bytes=_sampler(learned, facts, asked, taught, runtime.expected, gpu_memory_bytes, constants))
     if learned.tensor_parallel > 1:

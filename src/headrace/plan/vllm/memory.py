@@ -1,12 +1,13 @@
 """Does it fit vLLM: the memory of one GPU as a sum of named terms, as vLLM itself profiles it at start."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Literal
 
 from headrace.facts.model import ModelFacts
-from headrace.plan.vllm.activation import activation_bytes, graph_bytes
+from headrace.plan.stages import Stage, part, stages
+from headrace.plan.vllm.activation import activation_bytes, graph_bytes, received_bytes
 from headrace.plan.vllm.cache import CacheLayout, layout
 from headrace.plan.vllm.constants import GIB, Constants, Range, VersionConstants, card_key
 from headrace.plan.vllm.weights import weights_bytes
@@ -44,6 +45,8 @@ class VllmMemory:
     `terms` are all but the cache; with `cache_bytes` they make `total_bytes` of the GPU's `gpu_bytes`. `cache_low_bytes` and
     `cache_high_bytes` bound the cache; promises (`verdict`, `longest_context`) are made for the low end, so that "fits" is never
     wrong; "tight" is expected to fit and not promised. `shortfall_bytes` is what the low end lacks for one request of `context`.
+    An encoder's requests need no cache: `cache_bytes` is then what is left, and no part of the total.
+    Of a pipeline it is the GPU whose cache holds the fewest requests, on `stage`, and `stages` has one GPU of each.
     """
 
     terms: tuple[Term, ...]
@@ -61,6 +64,8 @@ class VllmMemory:
     confidence: Confidence
     why: str
     batching: Batching
+    stage: Stage
+    stages: tuple["VllmMemory", ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -73,7 +78,7 @@ class VllmMemory:
 
     @property
     def total_bytes(self) -> int:
-        return sum(term.bytes for term in self.terms) + max(0, self.cache_bytes)
+        return sum(term.bytes for term in self.terms) + (max(0, self.cache_bytes) if self.request_bytes else 0)
 
     @property
     def shortfall_bytes(self) -> int:
@@ -84,12 +89,13 @@ class VllmMemory:
 
     def __str__(self) -> str:
         parts = [(term.name, term.bytes) for term in self.terms]
-        parts.insert(1, ("cache", max(0, self.cache_bytes)))
+        if self.request_bytes:
+            parts.insert(1, ("cache", max(0, self.cache_bytes)))
         added = " + ".join(f"{name} {_gib(count)}" for name, count in parts if count)
         held = f"{self.cache_tokens:,} tokens of cache = {_count(self.requests)} of {self.context:,}"
-        return (
-            f"{added} = {_gib(self.total_bytes)} of {_gib(self.gpu_bytes)} GiB; {self._short() if self.shortfall_bytes else held}"
-        )
+        where = f"{self.stage}: " if self.stage.count > 1 else ""
+        last = self._short() if self.shortfall_bytes else held if self.request_bytes else "no cache: nothing is kept of a text"
+        return f"{where}{added} = {_gib(self.total_bytes)} of {_gib(self.gpu_bytes)} GiB; {last}"
 
     def _short(self) -> str:
         sure, short = _gib(max(0, self.cache_low_bytes)), _gib(self.shortfall_bytes)
@@ -115,7 +121,7 @@ def vllm_memory(
     expert_parallel: bool = False,
     kv_cache_bytes: int | None = None,
 ) -> VllmMemory:
-    """The memory of the fullest GPU of a replica over `tp` x `pp` GPUs that each have `gpu_memory_bytes` in all.
+    """The memory of the GPU that limits a replica over `tp` x `pp` GPUs that each have `gpu_memory_bytes` in all.
 
     requested = ceil(total x utilization); cache = requested − weights − runtime − activation peak, and from 0.21 on − graphs
     (facts/planning.md, section 2; read in 0.11 and 0.33). `kv_cache_bytes` is --kv-cache-memory-bytes, which ignores utilization.
@@ -123,9 +129,28 @@ def vllm_memory(
     """
     numbers = constants.at(version, card)
     batching = batch(numbers, gpu_memory_bytes, card, context, utilization, max_num_seqs, max_num_batched_tokens)
-    start = _Start(facts, gpu_memory_bytes, tp, pp, context, card, numbers, batching, constants.encoders, kv_cache_bytes)
-    kept = layout(facts, tp, pp, kv_dtype, numbers.batches_in_flight * batching.max_num_batched_tokens)
-    return _memory(start, _terms(start, eager=eager, expert_parallel=expert_parallel), kept)
+    # A pipeline has a batch in each stage (max_concurrent_batches of the executors).
+    in_flight = max(numbers.batches_in_flight, pp if pp > 1 else 0) * batching.max_num_batched_tokens
+    each = []
+    for stage in stages(facts.layers, pp):
+        start = _Start(facts, stage, gpu_memory_bytes, tp, context, card, numbers, batching, constants.encoders, kv_cache_bytes)
+        kept = layout(start.here, tp, kv_dtype, in_flight)
+        each.append(_memory(start, _terms(start, eager=eager, expert_parallel=expert_parallel), kept))
+    return each[0] if pp == 1 else _limiting(each)
+
+
+def _limiting(each: list[VllmMemory]) -> VllmMemory:
+    """The stage that can promise the fewest requests; all get as many blocks as that one (get_kv_cache_configs)."""
+    limiting = min(each, key=lambda one: one.cache_low_bytes / max(1, one.request_bytes))
+    verdicts: tuple[Verdict, ...] = ("does not fit", "tight", "fits")
+    return replace(
+        limiting,
+        cache_tokens=min(one.cache_tokens for one in each),
+        max_concurrency=min(one.max_concurrency for one in each),
+        longest_context=min(one.longest_context for one in each),
+        verdict=min((one.verdict for one in each), key=verdicts.index),
+        stages=tuple(each),
+    )
 
 
 def batch(
@@ -152,15 +177,20 @@ class _Start:
     """What is asked, with what vLLM or the data fill in."""
 
     facts: ModelFacts
+    stage: Stage
     gpu_bytes: int
     tp: int
-    pp: int
     context: int
     card: str
     numbers: VersionConstants
     batching: Batching
     encoders: Collection[str]
     kv_cache_bytes: int | None
+
+    @property
+    def here(self) -> ModelFacts:
+        """What of the model is on this stage."""
+        return part(self.facts, self.stage)
 
     @property
     def budget_bytes(self) -> int:
@@ -170,18 +200,26 @@ class _Start:
 
 
 def _terms(start: _Start, *, eager: bool, expert_parallel: bool) -> tuple[Term, ...]:
-    facts, tp, pp, numbers, batching = start.facts, start.tp, start.pp, start.numbers, start.batching
+    facts, stage, tp, numbers, batching = start.here, start.stage, start.tp, start.numbers, start.batching
     since = f"vLLM {'.'.join(map(str, numbers.since))}{' on ' + numbers.card if numbers.card else ''}: {numbers.source}"
-    runtime = numbers.runtime_parallel_bytes if tp > 1 else numbers.runtime_bytes
-    peak = activation_bytes(facts, tp, batching.max_num_seqs, batching.max_num_batched_tokens, numbers, start.encoders)
+    runtime = numbers.runtime_parallel_bytes if tp * stage.count > 1 else numbers.runtime_bytes
+    # Only the last stage samples.
+    sampled, tokens = batching.max_num_seqs if stage.last else 0, batching.max_num_batched_tokens
+    split = "bytes of the checkpoint, split" + (f"; {stage}{_ends(stage)}" if stage.count > 1 else "")
     terms = [
-        _term("weights", weights_bytes(facts, tp, pp, expert_parallel=expert_parallel), "bytes of the checkpoint, split"),
-        _term("activations", peak, since),
+        _term("weights", weights_bytes(start.facts, tp, stage, expert_parallel=expert_parallel), split),
+        _term("activations", activation_bytes(facts, tp, sampled, tokens, numbers, start.encoders), since),
         _term("runtime", runtime, since),
     ]
+    if not stage.first:
+        terms.append(_term("received", received_bytes(facts, tokens), "hidden states and residuals, from the stage before"))
     if numbers.graphs_counted and not eager:
-        terms.append(_term("graphs", graph_bytes(facts, pp, batching.max_num_seqs, numbers), since))
+        terms.append(_term("graphs", graph_bytes(facts, 1, batching.max_num_seqs, numbers), since))
     return tuple(terms)
+
+
+def _ends(stage: Stage) -> str:
+    return " with the embedding" if stage.first else " with the output head" if stage.last else ""
 
 
 def _term(name: str, amount: Range, source: str) -> Term:
@@ -209,6 +247,7 @@ def _memory(start: _Start, terms: tuple[Term, ...], kept: CacheLayout) -> VllmMe
         confidence=confidence,
         why=why,
         batching=start.batching,
+        stage=start.stage,
     )
 
 
@@ -238,8 +277,14 @@ def _confidence(start: _Start, pool: int, low: int) -> tuple[Confidence, str]:
         doubts.append("its image encoder is profiled at start, of which few were measured")
     if card_key(start.card) not in start.numbers.measured:
         doubts.append(f"no start of this version was measured on {start.card or 'an unnamed card'}")
+    if start.stage.count > 1:
+        doubts.append("no start of a pipeline was measured")
     spread = (pool - low) / pool if pool > 0 else 1.0
-    why = "; ".join([f"the cache may be {spread:.0%} smaller" if pool > 0 else "no room is expected", *doubts])
+    said = [f"the cache may be {spread:.0%} smaller" if pool > 0 else "no room is expected"]
+    if start.facts.encoder:
+        said, doubts = [], [*doubts, "no start of an embedding model was measured"]
+    said += [f"corrected by {start.numbers.source}"] if start.numbers.card else []
+    why = "; ".join([*said, *doubts])
     if spread > 0.25 or len(doubts) > 1:
         return "low", why
     return ("high" if spread <= 0.05 and not doubts else "medium"), why

@@ -3,6 +3,7 @@
 from math import ceil
 
 from headrace.facts.model import ModelFacts
+from headrace.plan.stages import Stage, part
 from headrace.plan.vllm.constants import Range
 
 _EMBEDDING_BYTES = 2
@@ -15,6 +16,8 @@ _MARLIN_UNIT = 128
 _WORST_KNOWN = 1.005
 _WORST_DOUBTED = 1.05
 """Where the facts say that something was not understood, or that bytes were computed and not read."""
+_WORST_STAGE, _WORST_MIXED_STAGE = 1.02, 1.06
+"""Of a pipeline's stage: layers are not quite alike, and of a mixture some are dense (3 of DeepSeek's 61: others 5% larger)."""
 _WORST = {"bitsandbytes": 1.03, "mxfp4": 1.01, "compressed-tensors": 1.02}
 """Loaded against checkpoint at worst: 16 bits and FP8 within 0.4% in all measurements, bitsandbytes (id 75) 2%."""
 
@@ -31,27 +34,37 @@ def refuse_parallel(facts: ModelFacts, tp: int, pp: int) -> str | None:
     return None
 
 
-def weights_bytes(facts: ModelFacts, tp: int, pp: int, *, expert_parallel: bool = False) -> Range:
-    """Bytes on the GPU that holds most.
+def weights_bytes(facts: ModelFacts, tp: int, stage: Stage | None = None, *, expert_parallel: bool = False) -> Range:
+    """Bytes on one of the `tp` GPUs of a stage; of the whole model when it has none.
 
     The checkpoint's bytes, evenly split, and what does not split: KV projections of replicated heads, a latent's down projection
     and the router of experts (ReplicatedLinear), a padded vocabulary, experts that do not divide, MXFP4 padded for its kernels.
     """
-    even = facts.weight_bytes
-    embedding = _embedding(facts, facts.vocabulary or 0)
-    if pp > 1:
-        # The first stage keeps the embedding, the last the output matrix; the layers go evenly, the remainder one by one.
-        even = ceil((even - embedding) * ceil(facts.layers / pp) / facts.layers) + embedding
-    stage = ceil(facts.layers / pp)
-    copies = stage * (_copied_heads(facts, tp) + _copied_latent(facts, tp) + _copied_router(facts, tp)) * _byte_rate(facts)
-    uneven = _uneven_experts(facts, tp) * _byte_rate(facts) * stage / facts.layers if expert_parallel else 0
-    expected = even / tp + copies + uneven + _padding(facts, tp)
-    kernels = [_mxfp4(facts, tp, marlin=marlin) * stage / facts.layers for marlin in (False, True)]
-    return Range(expected + kernels[0], _worst(facts) * (expected + kernels[1]))
+    stage = stage or Stage(1, 1, facts.layers, facts.layers)
+    here, rate = part(facts, stage), _byte_rate(facts)
+    copies = stage.layers * (_copied_heads(facts, tp) + _copied_latent(facts, tp) + _copied_router(facts, tp)) * rate
+    uneven = _uneven_experts(here, tp) * rate if expert_parallel else 0
+    added = copies + uneven + _padding(facts, tp) * stage.ends
+    apart, tied = _held(facts, stage, ends=2) / tp, _held(facts, stage, ends=1) / tp
+    kernels = [_mxfp4(here, tp, marlin=marlin) for marlin in (False, True)]
+    return Range(apart + added + kernels[0], _worst(facts, stage) * (max(apart, tied) + added + kernels[1]))
 
 
-def _worst(facts: ModelFacts) -> float:
+def _held(facts: ModelFacts, stage: Stage, ends: int) -> float:
+    """Bytes of a stage: its share of the layers, and what it has of the embedding and the output head.
+
+    The facts do not say whether the two are one matrix in the checkpoint (`ends` 1); first and last stage then hold a copy each.
+    """
+    if stage.count == 1:
+        return facts.weight_bytes
+    end = min(_embedding(facts, facts.vocabulary or 0), facts.weight_bytes // 2)
+    return (facts.weight_bytes - ends * end) * stage.share + stage.ends * end
+
+
+def _worst(facts: ModelFacts, stage: Stage) -> float:
     known = _WORST.get(facts.quantization.lower(), _WORST_KNOWN)
+    if stage.count > 1:
+        known = max(known, _WORST_MIXED_STAGE if facts.experts else _WORST_STAGE)
     return max(known, _WORST_DOUBTED) if facts.doubts else known
 
 
@@ -89,9 +102,9 @@ def _uneven_experts(facts: ModelFacts, tp: int) -> float:
 
 
 def _padding(facts: ModelFacts, tp: int) -> float:
-    """Bytes that padding the vocabulary adds, at both ends of the model."""
+    """Bytes that padding the vocabulary adds, at each end of the model."""
     vocabulary = facts.vocabulary or 0
-    return 2 * (-vocabulary % _VOCABULARY_UNIT) * facts.hidden * _EMBEDDING_BYTES / tp
+    return (-vocabulary % _VOCABULARY_UNIT) * facts.hidden * _EMBEDDING_BYTES / tp
 
 
 def _mxfp4(facts: ModelFacts, tp: int, *, marlin: bool) -> float:
