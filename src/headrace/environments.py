@@ -11,6 +11,8 @@ from pathlib import Path
 
 from headrace.engines.base import Engine, Installed
 from headrace.errors import UsageError
+from headrace.facts.probe import machine
+from headrace.install_vllm import fill
 
 Say = Callable[[str], None]
 
@@ -79,8 +81,7 @@ def install(engine: Engine, root: str, say: Say) -> Installed:
     if there.extra:
         _pip(Path(sys.executable), [f"headrace[{there.extra}]"], say)
     elif there.requirements:
-        folder = Path(folder_of(engine, root))
-        _environment(folder, there.requirements, say)
+        _environment(engine, Path(folder_of(engine, root)), say)
     else:
         raise UsageError(f"{engine.title} cannot be installed with pip.", there.elsewhere)
     found = installed({engine.name: engine}, root, environ={})
@@ -89,13 +90,16 @@ def install(engine: Engine, root: str, say: Say) -> Installed:
     return found[engine.name]
 
 
-def _environment(folder: Path, requirements: tuple[str, ...], say: Say) -> None:
-    """A virtual environment with `requirements`; one that was begun and not finished is begun again."""
-    done = folder / ".complete"
+def _environment(engine: Engine, folder: Path, say: Say) -> None:
+    """A virtual environment with what the engine requires; one that was begun and not finished is begun again."""
+    requirements, done = engine.installation.requirements, folder / ".complete"
     if not done.is_file() or done.read_text("utf-8") != "\n".join(requirements):
         say(f"Making a virtual environment in {folder} …")
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-        _pip(folder / "bin" / "python", list(requirements), say)
+        if engine.name == "vllm":
+            fill(folder, say, gpu=bool(machine().gpus))
+        else:
+            _pip(folder / "bin" / "python", list(requirements), say)
         done.write_text("\n".join(requirements), "utf-8")
 
 

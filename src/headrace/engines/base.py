@@ -41,7 +41,9 @@ class Launch:
     `argv[0] == "python"` means the interpreter that runs Headrace. `environment` is added to the inherited one; what is
     None there is taken out of it. The replica's API key, made by the target, is passed in the variable named
     `key_variable` and appears nowhere else. `metrics_address` is where its metrics are, when not where it serves. `folder` is
-    where it runs, empty: where Headrace does.
+    where it runs, empty: where Headrace does. `tree` says that it starts processes of its own: a supervisor
+    (runners/supervisor.py) stays with it, so that none is left behind. `cache_variable` is the variable that names it the folder
+    in Headrace's cache where it may keep what it compiles.
     """
 
     argv: tuple[str, ...]
@@ -49,6 +51,8 @@ class Launch:
     key_variable: str | None = None
     metrics_address: str | None = None
     folder: str = ""
+    tree: bool = False
+    cache_variable: str = "HEADRACE_ENGINE_CACHE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,8 @@ class Engine:
     read: Callable[[str, str], Reading]
     warm: Callable[[Placement], Probe | None] = lambda placement: None
     speaks: Callable[[Placement], Speaks] = lambda placement: "openai"
+    lossy: Callable[[ModelFacts], str | None] = lambda facts: None
+    """What the engine changes of the weights when it loads them, in one sentence; None when nothing. `auto` passes it over then."""
     ports: int = 1
     """Consecutive loopback ports that it needs, the first to serve."""
     grace_seconds: float = 5.0

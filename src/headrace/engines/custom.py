@@ -51,7 +51,7 @@ def launch(placement: Placement, address: str) -> Launch:
     if command := _command(placement):
         words = tuple(_filled(word, address) for word in command)
         program = placement.python or "python" if words[0] == "python" else words[0]
-        return Launch((program, *words[1:]), environment, key_variable="ENGINE_KEY", folder=folder)
+        return Launch((program, *words[1:]), environment, key_variable="ENGINE_KEY", folder=folder, tree=True)
     options = {name: placement.options.get(name, value) for name, value in DEFAULTS.items()}
     about = {"name": placement.model, "model": placement.weights, "address": address, "task": placement.task, "folder": folder}
     argv = (placement.python or "python", "-P", "-m", "headrace.runners.custom", json.dumps(options | about, sort_keys=True))

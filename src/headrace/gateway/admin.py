@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from headrace import __version__
 from headrace.gateway import metrics, openai
 from headrace.gateway.asgi import INTERNAL_ERROR
 from headrace.gateway.gateway import Gateway, nothing_at
@@ -17,6 +18,7 @@ from headrace.gateway.openai import Refusal
 from headrace.plan.plan import Plan
 from headrace.targets.base import Replica
 
+_EXTENSIONS = ("binary_tensor_data", "generate", "model_configuration", "statistics")  # as far as a model's engine has them
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 LOG_LINES = 200
 """Lines of a log that are shown when the request does not say how many; at most 10,000."""
@@ -47,6 +49,11 @@ class Admin:
         self.app = Starlette(
             routes=[
                 Route("/", self._root),
+                Route("/v2", self._server),
+                Route("/v2/health/live", self._live),
+                Route("/v2/health/ready", self._all_ready),
+                Route("/v2/models/{name:path}/versions/{version}/ready", self._model_ready),
+                Route("/v2/models/{name:path}/ready", self._model_ready),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._model),
                 Route("/health", self._health),
@@ -54,6 +61,7 @@ class Admin:
                 Route("/metrics", self._metrics),
                 Route("/admin/status", self._status),
                 Route("/admin/logs/{name:path}", self._logs),
+                Route("/{path:path}", self._others, methods=["GET", "OPTIONS"]),
             ],
             exception_handlers={HTTPException: _http_error, Refusal: _refused, Exception: _bug},  # type: ignore[dict-item]
         )
@@ -62,26 +70,57 @@ class Admin:
         return _json({"headrace": True, "models": "/v1/models", "status": "/admin/status", "metrics": "/metrics"})
 
     async def _models(self, request: Request) -> Response:
-        return Response(openai.model_list(self._contexts(), self.gateway.created), media_type="application/json")
+        return Response(openai.model_list(map(self._card, self.gateway.names)), media_type="application/json")
 
     async def _model(self, request: Request) -> Response:
-        name, contexts = request.path_params["name"], self._contexts()
-        if name not in contexts:
+        name = request.path_params["name"]
+        if name not in self.gateway.names:
             raise self.gateway.unknown(name)
-        return _json(openai.model_card(name, contexts[name], self.gateway.created))
+        return _json(self._card(name))
 
-    def _contexts(self) -> dict[str, int]:
-        """Every name that clients may use, with its model's context."""
-        models = self.gateway.models
-        names = {name: name for name in models} | dict(self._aliases)
-        return {name: models[model].status.context or 0 for name, model in names.items()}
+    def _card(self, name: str) -> dict[str, Any]:
+        model = self.gateway.names[name]
+        parent = model.name if name in model.also else None
+        return openai.model_card(name, model.status.context, self.gateway.created, parent)
+
+    async def _server(self, request: Request) -> Response:
+        return _json({"name": "headrace", "version": __version__, "extensions": list(_EXTENSIONS)})
+
+    async def _live(self, request: Request) -> Response:
+        return Response()
+
+    async def _all_ready(self, request: Request) -> Response:
+        return Response(status_code=200 if self._is_ready() else 400)  # as Triton; the protocol wants 4xx
+
+    async def _model_ready(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        model = self.gateway.names.get(name)
+        if model is None:
+            refusal = self.gateway.unknown(name)
+        elif model.status.phase == "ready":
+            return Response()
+        else:
+            refusal = Refusal(400, f'Model "{name}" is not ready: {model.status.reason}', "model_not_ready")
+        return Response(refusal.envelope(plain=True), refusal.status, media_type="application/json")
+
+    def _is_ready(self) -> bool:
+        return not self.gateway.draining and all(model.status.phase == "ready" for model in self.gateway.models.values())
+
+    async def _others(self, request: Request) -> Response:
+        """A browser asks whether a page may ask: that its origin may was judged before, and is said by the connection."""
+        if request.method != "OPTIONS":
+            raise HTTPException(404)
+        allow = {"Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE", "Access-Control-Max-Age": "600"}
+        if asked := request.headers.get("access-control-request-headers"):
+            allow["Access-Control-Allow-Headers"] = asked
+        return Response(headers=allow)
 
     async def _health(self, request: Request) -> Response:
         return _json({"status": "ok"})
 
     async def _ready(self, request: Request) -> Response:
         phases = {name: model.status.phase for name, model in self.gateway.models.items()}
-        ready = not self.gateway.draining and all(phase == "ready" for phase in phases.values())
+        ready = self._is_ready()
         return _json({"ready": ready, "draining": self.gateway.draining, "models": phases}, 200 if ready else 503)
 
     async def _metrics(self, request: Request) -> Response:
@@ -103,6 +142,7 @@ class Admin:
             "phase": status.phase,
             "reason": status.reason,
             "context": status.context,
+            "also": sorted(model.also),
             "aliases": [alias for alias, target in self._aliases.items() if target == name],
             "slots": model.queue.capacity,
             "load": msgspec.to_builtins(load),

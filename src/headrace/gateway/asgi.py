@@ -121,7 +121,7 @@ class Call:
             self._client.close_after()
         line = b"HTTP/1.1 %d \r\n" % self._status()
         framing = b"" if self._request.head.http10 else CHUNKED
-        self._client.write(response_head(line, self._lines(), framing, self._request_id, self._client.closing))
+        self._client.write(response_head(line, self._lines(), framing, self._request_id, self._client.own_lines))
 
     def _write(self, body: bytes, more: bool) -> None:
         if self._request.head.method == "HEAD":

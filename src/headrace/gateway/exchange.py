@@ -5,9 +5,12 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from headrace.gateway.admission import Reject
-from headrace.gateway.http import CHUNKED, Request, ResponseHead, chunk, request_head, response_head
+from headrace.gateway.converting import Converting, Unfolding
+from headrace.gateway.http import Request, ResponseHead, request_head, response_head
+from headrace.gateway.letter import Letter, letter
 from headrace.gateway.openai import Ask, Refusal, Usage, rewritten, usage_in
-from headrace.gateway.relay import TAIL_BYTES, Folding, Relay, Splice, Translating
+from headrace.gateway.relay import TAIL_BYTES, Failing, Folding, Relay, Splice
+from headrace.gateway.reply import framed, progress
 from headrace.gateway.served import carry_out
 from headrace.gateway.upstream import Pool, Upstream
 from headrace.units import show_duration
@@ -27,40 +30,16 @@ PROGRESS_SECONDS = 5.0
 
 _ELSEWHERE = frozenset((502, 503, 504))
 _STALE_LIMIT = 8
-_STREAM_STATUS = b"HTTP/1.1 200 OK\r\n"
-_STREAM_LINES = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 
 
 class Exchange:
     """A request of the data path and what becomes of it. It is its own ticket in the queue."""
 
     __slots__ = (
-        "_arrived",
-        "_attempts",
-        "_connecting",
-        "_first_seen",
-        "_held_since",
-        "_loop",
-        "_over",
-        "_paused",
-        "_pool",
-        "_relay",
-        "_sent",
-        "_stale",
-        "_told",
-        "_tried",
-        "_upstream",
-        "_waited",
-        "ask",
-        "chunks_seen",
-        "client",
-        "deadline",
-        "model",
-        "opened",
-        "replica",
-        "request",
-        "request_id",
-    )
+        "_arrived", "_attempts", "_connecting", "_first_seen", "_held_since", "_letter", "_loop", "_over", "_paused", "_pool",
+        "_relay", "_sent", "_stale", "_told", "_tried", "_upstream", "_waited",
+        "ask", "chunks_seen", "client", "deadline", "model", "opened", "replica", "request", "request_id", "route",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,8 +51,10 @@ class Exchange:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         now = monotonic()
+        assert request.head.route
         self.client = client
         self.request = request
+        self.route = request.head.route
         self.request_id = request_id
         self.model = model
         self.ask = ask
@@ -84,21 +65,17 @@ class Exchange:
         self.deadline = 0.0
         """When the engine's silence is too long; 0 while the request is not with one."""
         self._loop = loop
-        self._arrived = now
-        self._held_since = now
+        self._arrived = self._held_since = self._told = now
         self._waited = 0.0
-        self._told = now
-        self._sent = False
-        self._first_seen = False
-        self._attempts = 0
-        self._stale = 0
+        self._attempts = self._stale = 0
+        self._sent = self._first_seen = self._over = self._paused = False
         self._tried: frozenset[str] = frozenset()
         self._pool: Pool | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._upstream: Upstream | None = None
+        self._letter: Letter | None = None
+        """What the engine gets, where that is not the client's own bytes."""
         self._relay: Relay | None = None
-        self._over = False
-        self._paused = False
 
     # ---- towards the engine
 
@@ -113,11 +90,22 @@ class Exchange:
         self._waited += now - self._held_since
         self.replica = replica
         self._pool = self.model.pools[replica]
-        upstream = None if self._stale else self._pool.take()  # after one stale connection, a new one: it may be the request
+        if self._pool.endpoint.speaks not in self.route.plain and not self._translate():
+            return
+        # After one stale connection a new one: it may be the request. What is not sent again needs one that cannot be stale.
+        upstream = None if self._stale or not self.route.safe else self._pool.take()
         if upstream is not None:
             self._send(upstream)
         else:
             self._connecting = self._pool.connect(self._connected)
+
+    def _translate(self) -> bool:
+        assert self._pool
+        try:
+            self._letter = letter(self.request, self.ask, self._pool.endpoint, self.model, self.request_id.decode())
+        except Refusal as refusal:
+            self.refuse(refusal)
+        return self._letter is not None
 
     def _connected(self, upstream: Upstream | None, reason: str) -> None:
         self._connecting = None
@@ -130,10 +118,13 @@ class Exchange:
     def _send(self, upstream: Upstream) -> None:
         assert self._pool
         endpoint, request, ask = self._pool.endpoint, self.request, self.ask
-        fold = endpoint.folds and not ask.stream and request.head.path != "/v1/embeddings"
-        body = request.body
-        if fold or not ask.sound or endpoint.model_there != ask.model:
-            body = rewritten(ask, endpoint.model_there, fold=fold)
+        if self._letter is None:
+            fold = endpoint.folds and not ask.stream and self.route.folds
+            body, lines = request.body, request.head.lines_for_engine()
+            if fold or not ask.sound or endpoint.model_there != ask.model:
+                body = rewritten(ask, self.model.there(endpoint, ask.model), fold=fold)
+        else:
+            lines, body, _ = self._letter
         self._upstream = upstream
         self._relay = None
         now = monotonic()
@@ -142,7 +133,8 @@ class Exchange:
             self._sent = True
             self.model.stats.wait.observe(self._waited)
             self.model.stats.overhead.observe(max(0.0, now - self._arrived - self._waited))
-        upstream.send(self, request_head(request.head, self._pool.host, len(body), self.request_id, endpoint.key), body)
+        head = request_head(lines, self._pool.host, len(body), self.request_id, endpoint.key)
+        upstream.send(self, head, body, bodyless=request.head.method == "HEAD")
         if self._paused:
             upstream.pause()
 
@@ -151,12 +143,17 @@ class Exchange:
     def head(self, head: ResponseHead) -> None:
         """The engine's verdict: an answer, an error, or a replica that cannot answer now."""
         assert self._pool
-        if head.status in _ELSEWHERE and self._attempts < RETRIES and self.model.queue.capacity:
-            self._drop_upstream()
-            self._again(counts=True, reason=f"{self.replica} answered {head.status}")
-        elif head.status >= 400:
-            self._relay = Translating(self, head.status)
-        elif self._pool.endpoint.folds and not self.ask.stream and head.event_stream:
+        if head.status >= 400 and self.route.kind != "upstream":
+            if head.status in _ELSEWHERE and not head.never_again and self._may_go_elsewhere():
+                self._drop_upstream()
+                self._again(counts=True, reason=f"{self.replica} answered {head.status}")
+            else:
+                self._relay = Failing(self, head)
+        elif self._letter is not None and self._letter.translation is not None:
+            self._relay = Converting(self, head, self._letter.translation)
+        elif self.opened and not head.event_stream:
+            self._relay = Unfolding(self)
+        elif head.event_stream and self._pool.endpoint.folds and not self.ask.stream and self.route.folds:
             self._relay = Folding(self)
         else:
             self._relay = Splice(self, head)
@@ -164,14 +161,15 @@ class Exchange:
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """The whole answer, by the shortest way to the client."""
         self._upstream = None
-        self.first_byte()
-        if self.opened:  # the client was promised a stream: what came is one event of it, not an answer to it
-            self._relay = Splice(self, head)
+        if self.opened or (self._letter is not None and self._letter.translation is not None):  # it is not for the client
+            self.head(head)
+            assert self._relay
             self._relay.body(body, None)
             self._relay.ended()
             return
+        self.first_byte()
         framing = b"Content-Length: %d\r\n" % head.length
-        self.client.write(response_head(head.status_line, head.lines, framing, self.request_id, self.client.closing) + body)
+        self.client.write(response_head(head.status_line, head.lines, framing, self.request_id, self.client.own_lines) + body)
         self.completed(head.status, usage_in(body[-TAIL_BYTES:]) or usage_in(body[:TAIL_BYTES]), 0.0)
 
     def body(self, data: bytes, upstream: Upstream) -> None:
@@ -195,6 +193,9 @@ class Exchange:
         elif stale and self._stale < _STALE_LIMIT:
             self._stale += 1
             self._again(counts=False, reason=reason)
+        elif not self.route.safe:
+            message = f"{reason}; it may have begun what was asked, so it was not asked again."
+            self.refuse(Refusal(502, message, "engine_lost", "server_error"))
         else:
             self._again(counts=True, reason=reason)
 
@@ -225,6 +226,18 @@ class Exchange:
             return
         self.client.refuse(refusal, self.request_id)
         self._finish(refusal.status, served=False)
+
+    def failed(self, refusal: Refusal) -> None:
+        """The engine answered with an error: another replica is asked, when that may help and nothing was answered yet."""
+        begun = self._relay is not None and self._relay.begun
+        here = refusal.status in _ELSEWHERE and self._attempts < RETRIES and self.model.queue.capacity > 0
+        if refusal.elsewhere and not begun and (here or self._may_go_elsewhere()):
+            self._drop_upstream()
+            self._again(counts=True, reason=f"{self.replica} answered: {refusal.message}")
+            return
+        if refusal.status == 429 and refusal.retry_after is None:
+            refusal.retry_after = self.model.queue.retry_after()
+        self.refuse_or_break(refusal)
 
     def refuse_or_break(self, refusal: Refusal) -> None:
         """End with an error, whatever the client has of the answer already."""
@@ -265,7 +278,8 @@ class Exchange:
             and self.model.status.phase == "loading"
             and now - self._told >= PROGRESS_SECONDS
         ):
-            self._tell(now)
+            self._told = now
+            progress(self, now - self._arrived)
 
     # ---- the client's reading
 
@@ -286,7 +300,7 @@ class Exchange:
     def _again(self, *, counts: bool, reason: str, reached: bool = True) -> None:
         """Back into the queue, ahead of the others, unless it was tried often enough."""
         self.deadline = 0.0
-        self._relay = None
+        self._relay = self._letter = None
         if counts and self._attempts >= RETRIES:
             message = f"{self._attempts + 1} attempts failed; the last: {reason}."
             self.refuse(Refusal(502, message, "engine_lost", "server_error"))
@@ -301,26 +315,17 @@ class Exchange:
         """The client has part of an answer: a stream ends with an error event and without its end, anything else is cut."""
         if self._over:
             return
-        event = refusal.event()
+        event = refusal.event(plain=self.route.plain_errors)
         if self._relay is not None and self._relay.begun:
             self.client.write(self._relay.farewell(event))
         else:
-            self.client.write(event if self.request.head.http10 else chunk(event))
+            self.client.write(framed(self, event))
         self.client.close_after()
         self._finish(refusal.status, served=False)
 
-    def _tell(self, now: float) -> None:
-        """Say in a comment line (which clients skip) what the stream waits for."""
-        self._told = now
-        framing = b"" if self.request.head.http10 else CHUNKED
-        if not self.opened:
-            self.opened = True
-            if self.request.head.http10:
-                self.client.close_after()
-            self.client.write(response_head(_STREAM_STATUS, _STREAM_LINES, framing, self.request_id, self.client.closing))
-        waited = show_duration(now - self._arrived)
-        comment = f": {self.model.name} is loading, waited {waited}\n\n".encode()
-        self.client.write(comment if self.request.head.http10 else chunk(comment))
+    def _may_go_elsewhere(self) -> bool:
+        """Whether the request may be tried again, and there is a replica that has not failed it."""
+        return self._attempts < RETRIES and self.model.has_other_than(self._tried | {self.replica})
 
     def _drop_upstream(self) -> None:
         if self._connecting is not None:

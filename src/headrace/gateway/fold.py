@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from headrace.gateway.openai import Refusal, event_error
+from headrace.gateway.engine_errors import event_error
+from headrace.gateway.openai import Refusal
 
 EVENT_LIMIT = 16 * 1024 * 1024
 """Bytes of one event; a longer one is a broken answer."""

@@ -13,7 +13,8 @@ from headrace.errors import HeadraceError
 from headrace.gateway.asgi import Call
 from headrace.gateway.exchange import Exchange
 from headrace.gateway.http import Request, RequestHead, host_is_loopback, origin_allowed
-from headrace.gateway.openai import PATHS, Ask, Refusal, peek
+from headrace.gateway.openai import Ask, Refusal, peek
+from headrace.gateway.paths import SERVED, Route, find
 from headrace.gateway.reading import HeadMemo
 from headrace.gateway.served import ServedModel
 from headrace.gateway.wire import Client
@@ -24,7 +25,13 @@ TICK_SECONDS = 0.25
 BUFFER_LIMIT = 512 * 1024 * 1024
 """Bytes of request bodies held at once for one model; past it requests are refused until some have left."""
 _BACKLOG = 4096
-_READ_ONLY = ("/health", "/ready", "/metrics", "/v1/models", "/admin/")
+_READ_ONLY = ("/health", "/ready", "/metrics", "/v1/models", "/v2/health/", "/admin/")
+_DOES = {
+    "generate": ("generates text", "cannot generate text"),
+    "embed": ("makes embeddings", "has no embeddings"),
+    "rerank": ("ranks documents", "cannot rank documents"),
+    "infer": ("takes and gives tensors", "takes no tensors"),
+}
 
 
 class ListenError(HeadraceError):
@@ -75,6 +82,8 @@ class Gateway:
         self.clients: set[Client] = set()
         self.draining = False
         self.models = {status.model: ServedModel(status, limits.queue, limits.wait_seconds, self._loop) for status in statuses}
+        self.names = self._named()
+        """Every name that clients may ask for, with its model."""
         self.now = monotonic  # not the loop's: uvloop's clock stands still within a round
         self.soon = self._loop.call_soon
 
@@ -98,6 +107,12 @@ class Gateway:
         for status in statuses:
             own = [endpoint for endpoint in endpoints if endpoint.model == status.model]
             self.models[status.model].update(status, own)
+        self.names = self._named()
+
+    def _named(self) -> dict[str, ServedModel]:
+        aliases = {alias: self.models[name] for alias, name in self._aliases.items()}
+        also = {name: model for model in self.models.values() for name in sorted(model.also)}
+        return self.models | aliases | {name: model for name, model in also.items() if name not in {**self.models, **aliases}}
 
     def loads(self) -> dict[str, Load]:
         """What was counted, by model."""
@@ -143,11 +158,16 @@ class Gateway:
 
     def judge(self, head: RequestHead) -> Refusal | None:
         """What can be said of a request by its head: wrong method on the data path, or a page that may not be here."""
-        method, path, headers = head.method, head.path, head.headers
-        if path in PATHS:
-            if method != "POST":
-                return Refusal(405, f"{path} is served with POST, not {method}.", "method_not_allowed", allow="POST")
-            if not self._trusted and not origin_allowed(headers):
+        method, path, headers, route = head.method, head.path, head.headers, head.route
+        if head.preflight:
+            return _judge_preflight(head)
+        if route is not None:
+            if method not in route.methods:
+                allow = ", ".join(route.methods)
+                return Refusal(405, f"{path} is served with {allow}, not {method}.", "method_not_allowed", allow=allow)
+            # A page that rebinds its own name to 127.0.0.1 sends no Origin with what only reads.
+            local = method == "POST" or host_is_loopback(headers)
+            if not self._trusted and not (local and origin_allowed(headers)):
                 return Refusal(403, "Pages of other origins may not use this gateway.", "origin_refused", "permission_error")
         elif not self._trusted and not (host_is_loopback(headers) and origin_allowed(headers)):
             message = "Only loopback names such as localhost may be used to reach this part of the gateway."
@@ -173,35 +193,35 @@ class Gateway:
 
     def handle(self, client: Client, request: Request) -> None:
         """Answer a request, now or later: `client.finished` is called exactly once."""
-        path = request.head.path
+        route = request.head.route
         request_id = self.request_id(request.head)
-        if path not in PATHS:
+        if route is None or (route.model and self._answers(route)):
             Call(client, request, request_id, self._app, self._loop).start()
             return
         try:
-            ask = peek(path, request.body)
-            model = self._model(ask, path)
+            ask = Ask(route.model, route.kind == "generate_stream", 1, {}, True) if route.model else peek(route, request.body)
+            model = self._model(ask, route)
         except Refusal as refusal:
             client.refuse(refusal, request_id)
             client.finished()
             return
         Exchange(client, request, request_id, model, ask, self._loop).start()
 
-    def _model(self, ask: Ask, path: str) -> ServedModel:
+    def _answers(self, route: Route) -> bool:
+        """Whether the gateway knows the answer: it knows which models are ready, but not which of one repository's are."""
+        if route.kind != "ready":
+            return False
+        model = self.names.get(route.model)
+        return model is None or model.status.phase != "ready" or route.model not in model.also
+
+    def _model(self, ask: Ask, route: Route) -> ServedModel:
         """The model asked for, when it is one that can do this. Raises Refusal."""
-        model = self.models.get(self._aliases.get(ask.model, ask.model))
+        model = self.names.get(ask.model)
         if model is None:
             raise self.unknown(ask.model)
-        status, task = model.status, PATHS[path]
-        if status.task is not None and status.task != task:
-            able = [name for name, other in self.models.items() if other.status.task in (task, None)]
-            does = {
-                "generate": "generates text and has no embeddings",
-                "embed": "makes embeddings and cannot generate text",
-            }
-            message = f'Model "{model.name}" {does[status.task]}. '
-            message += f"Models that can: {', '.join(able)}." if able else "No model here can."
-            raise Refusal(400, message, "wrong_task", param="model")
+        status = model.status
+        if status.task != route.task and not _can(model, route):
+            raise self._wrong_task(ask.model, model, route)
         if status.phase == "failed":
             model.stats.finished(503, 0.0)
             raise model.unavailable()
@@ -211,9 +231,17 @@ class Gateway:
             raise Refusal(429, message, "too_much_waiting", "rate_limit_error", retry_after=model.queue.retry_after())
         return model
 
+    def _wrong_task(self, name: str, model: ServedModel, route: Route) -> Refusal:
+        assert model.status.task
+        assert route.task
+        able = [name for name, other in self.models.items() if _can(other, route)]
+        message = f'Model "{name}" {_DOES[model.status.task][0]} and {_DOES[route.task][1]}. '
+        message += f"Models that can: {', '.join(able)}." if able else "No model here can."
+        return Refusal(400, message, "wrong_task", param="model")
+
     def unknown(self, name: str) -> Refusal:
         """The answer to a name that is none here."""
-        names = sorted((*self.models, *self._aliases))
+        names = sorted(self.names)
         near = get_close_matches(name, names, 1)
         hint = f' Did you mean "{near[0]}"?' if near else ""
         message = f'The model "{name[:200]}" does not exist here.{hint} Models: {", ".join(names[:50])}.'
@@ -222,8 +250,22 @@ class Gateway:
 
 def nothing_at(path: str) -> Refusal:
     """The answer to a path that is not served."""
-    served = ", ".join((*PATHS, "/v1/models"))
-    return Refusal(404, f"There is nothing at {path[:200]}. Served are {served}.", "not_found", "not_found_error")
+    return Refusal(404, f"There is nothing at {path[:200]}. Served are {SERVED}.", "not_found", "not_found_error")
+
+
+def _judge_preflight(head: RequestHead) -> Refusal | None:
+    asked = head.known[b"access-control-request-method"].decode("latin-1")
+    if not head.cors:
+        return Refusal(403, "Pages of other origins may not use this gateway.", "origin_refused", "permission_error")
+    return None if head.path.startswith("/v1/models") or find(asked, head.path) else nothing_at(head.path)
+
+
+def _can(model: ServedModel, route: Route) -> bool:
+    """Whether the model does what is asked; any model whose engine has tensors, or may turn out to, can be asked for them."""
+    if route.task is None or model.status.task in (None, route.task):
+        return True
+    known = any(pool.endpoint.speaks in route.known_by for pool in model.pools.values())
+    return route.kind == "infer" and (known or (not model.pools and model.status.phase == "loading"))
 
 
 def _sane(request_id: bytes) -> bool:

@@ -6,9 +6,11 @@ parsed here, because their bodies pass through as the bytes they are and only th
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
+
+from headrace.gateway.paths import Route, find
 
 HEAD_LIMIT = 32 * 1024
 """Bytes of a head, on either side; past it 431 (RFC 6585) for clients, a broken answer for engines."""
@@ -23,7 +25,6 @@ _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te
 _NOT_FOR_ENGINES = _HOP_BY_HOP | {
     b"host",
     b"content-length",
-    b"content-type",  # the body was read as JSON, whatever the client called it
     b"expect",
     b"authorization",  # the gateway's keys must not reach engines
     b"proxy-authorization",
@@ -36,7 +37,14 @@ _NOT_FOR_ENGINES = _HOP_BY_HOP | {
     b"x-request-id",
     b"x-conversation-id",  # llama.cpp would keep a lost client's request running to its end
 }
-_NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"server", b"content-length", b"access-control-allow-origin", b"x-request-id"}
+_NOT_FOR_CLIENTS = _HOP_BY_HOP | {
+    b"server",
+    b"content-length",
+    b"x-request-id",
+    b"access-control-allow-origin",
+    b"access-control-allow-credentials",
+    b"access-control-expose-headers",
+}
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\r\n]*))?")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -44,6 +52,8 @@ _SIZE_LINE_LIMIT = 4096
 _CONTROL = re.compile(rb"[\0\r\n]")
 _TIMEOUT = re.compile(rb"timeout=(\d{1,6})")
 _FILL_LIMIT = 64 * 1024
+CLOSE = b"Connection: close\r\n"
+"""The header line of the last answer on a connection."""
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 """The header line of a body in chunks."""
 LAST_CHUNK = b"0\r\n\r\n"
@@ -57,7 +67,9 @@ class BrokenAnswer(Exception):
 class RequestHead:
     """The head of a request as its client sent it; never changed once made, and shared by requests with the same head."""
 
-    __slots__ = ("_lines", "headers", "http10", "keep_alive", "known", "method", "path", "target")
+    __slots__ = (
+        "_lines", "cors", "headers", "http10", "keep_alive", "known", "method", "path", "preflight", "route", "target",
+    )  # fmt: skip
 
     def __init__(self, method: str, target: bytes, headers: Headers, http10: bool, keep_alive: bool) -> None:
         self.method = method
@@ -66,18 +78,33 @@ class RequestHead:
         self.headers = headers
         self.known = _combined(headers)
         """Each header's value; those of a repeated one are joined by commas."""
+        origin = self.known.get(b"origin")
+        self.preflight = method == "OPTIONS" and origin is not None and b"access-control-request-method" in self.known
+        """A browser asks whether a page may ask."""
+        self.route: Route | None = find(method, self.path) if not self.preflight else None
+        """What it is for; None when that is nothing of the data path."""
+        readable = self.route is not None or self.preflight or self.path.startswith("/v1/models")
+        self.cors = _readable_by(origin) if origin is not None and readable else b""
+        """The lines of an answer that let a page of a loopback origin read it."""
         self.http10 = http10
         self.keep_alive = keep_alive
         self._lines: bytes | None = None
 
     def lines_for_engine(self) -> bytes:
-        """Request line, and the headers that are an engine's business."""
+        """Request line, and the headers that are an engine's business, for a body that was read as JSON."""
         if self._lines is None:
-            dropped = _NOT_FOR_ENGINES | _nominated(self.known.get(b"connection", b"").lower())
-            lines = b"".join(b"%s: %s\r\n" % field for field in self.headers if field[0] not in dropped)
-            target = self.target if self.target.startswith(b"/") else self.path.encode("latin-1")
-            self._lines = b"POST %s HTTP/1.1\r\nContent-Type: application/json\r\n%s" % (target, lines)
+            target = self.route.target if self.route is not None else b""
+            self._lines = self.lines_to(target or self.path.encode("latin-1"), json=True)
         return self._lines
+
+    def lines_to(self, path: bytes, *, json: bool) -> bytes:
+        """The same for another path; the query stays. A body read as `json` is called so, whatever its client said."""
+        dropped = _NOT_FOR_ENGINES | _nominated(self.known.get(b"connection", b"").lower())
+        dropped |= {b"content-type"} if json else set()
+        lines = b"".join(b"%s: %s\r\n" % field for field in self.headers if field[0] not in dropped)
+        _, mark, query = self.target.partition(b"?")
+        method, kind = (b"POST", b"Content-Type: application/json\r\n") if json else (self.method.encode(), b"")
+        return b"%s %s%s%s HTTP/1.1\r\n%s%s" % (method, path, mark, query, kind, lines)
 
 
 class Request:
@@ -111,6 +138,14 @@ class ResponseHead:
     idle_seconds: float | None
     """How long the engine keeps the connection when idle, if it says so."""
     event_stream: bool
+    retry_after: int | None
+    """Seconds after which the engine wants to be asked again, if it says so."""
+    never_again: bool = False
+    """No replica shall be asked again, it says with the header that OpenAI's clients obey: what hangs one would hang all."""
+
+    def without_body(self) -> "ResponseHead":
+        """The same as the answer to a HEAD request; `length` is -1 when the body's would not be known."""
+        return replace(self, framing="none", length=self.length if self.framing in ("length", "none") else -1)
 
 
 @lru_cache(maxsize=1024)
@@ -136,6 +171,8 @@ def parse_response_head(raw: bytes) -> ResponseHead:
         keep_alive=framing != "close" and (b"close" not in tokens if match[1] == b"1" else b"keep-alive" in tokens),
         idle_seconds=float(timeout[1]) if timeout else None,
         event_stream=known.get(b"content-type", b"").lower().startswith(b"text/event-stream"),
+        retry_after=int(retry) if (retry := known.get(b"retry-after", b"")).isdigit() and len(retry) < 7 else None,
+        never_again=known.get(b"x-should-retry", b"").lower() == b"false",
     )
 
 
@@ -154,7 +191,7 @@ def _combined(headers: Headers) -> dict[bytes, bytes]:
 
 
 def _framing(status: int, known: dict[bytes, bytes]) -> tuple[Literal["chunked", "length", "close", "none"], int]:
-    """How the body ends (RFC 9112 6.3); requests that reach engines are never HEAD or CONNECT."""
+    """How the body ends (RFC 9112 6.3), but for answers to HEAD; requests that reach engines are never CONNECT."""
     if status < 200 or status in (204, 304):
         return "none", 0
     coding = known.get(b"transfer-encoding")
@@ -174,17 +211,17 @@ def _nominated(connection: bytes) -> frozenset[bytes]:
     return frozenset(token.strip() for token in connection.split(b",")) - {b"close", b"keep-alive", b""}
 
 
-def request_head(head: RequestHead, host: bytes, length: int, request_id: bytes, key: str | None) -> bytes:
-    """The head that an engine at `host` gets, for a body of `length` bytes."""
+def request_head(lines: bytes, host: bytes, length: int, request_id: bytes, key: str | None) -> bytes:
+    """The head that an engine at `host` gets, for a body of `length` bytes; `lines` as `lines_for_engine` gives them."""
     authorization = b"Authorization: Bearer %s\r\n" % key.encode() if key else b""
-    lines = head.lines_for_engine()
     return b"%sHost: %s\r\n%sX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n" % (lines, host, authorization, request_id, length)
 
 
-def response_head(status_line: bytes, lines: bytes, framing: bytes, request_id: bytes, close: bool) -> bytes:
-    """The head that a client gets. `framing` is a complete header line, or empty when the connection's end is the body's."""
-    connection = b"Connection: close\r\n" if close else b""
-    return b"%s%s%s%sX-Request-Id: %s\r\n\r\n" % (status_line, lines, framing, connection, request_id)
+def response_head(status_line: bytes, lines: bytes, framing: bytes, request_id: bytes, own: bytes) -> bytes:
+    """The head that a client gets. `framing` is a complete header line, or empty when the connection's end is the body's;
+    `own` are the lines that its connection adds.
+    """
+    return b"%s%s%s%sX-Request-Id: %s\r\n\r\n" % (status_line, lines, framing, own, request_id)
 
 
 class Chunks:
@@ -269,6 +306,15 @@ class Chunks:
         return b""
 
 
+def contents(data: bytes, chunks: Chunks | None) -> list[bytes]:
+    """What the bytes `data` of a body hold, without framing. Raises BrokenAnswer."""
+    if chunks is None:
+        return [data]
+    payload: list[bytes] = []
+    chunks.walk(data, payload)
+    return payload
+
+
 def chunk(payload: bytes) -> bytes:
     """`payload` as one chunk."""
     return b"%x\r\n%s\r\n" % (len(payload), payload)
@@ -280,6 +326,13 @@ def origin_allowed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     Otherwise any page a user visits could use the models and read the answers, by DNS rebinding or a plain form.
     """
     return all(_loopback(value.partition(b"://")[2]) for name, value in headers if name == b"origin")
+
+
+def _readable_by(origin: bytes) -> bytes:
+    if not _loopback(origin.partition(b"://")[2]):
+        return b""
+    seen = b"X-Request-Id, Retry-After, Inference-Header-Content-Length"
+    return b"Access-Control-Allow-Origin: %s\r\nAccess-Control-Expose-Headers: %s\r\nVary: Origin\r\n" % (origin, seen)
 
 
 @lru_cache(maxsize=256)

@@ -1,25 +1,17 @@
-"""The OpenAI API as the gateway needs it: peek at a request, the error envelope, usage, the list of models.
+"""The OpenAI API as the gateway needs it: peek at a request, errors for clients, usage, the list of models.
 
 Shapes after the OpenAI API reference (platform.openai.com/docs/api-reference), as its own Python client reads them.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
-from headrace.traffic import Task
+from headrace.gateway.paths import Route
 
-PATHS: Mapping[str, Task] = {
-    "/v1/chat/completions": "generate",
-    "/v1/completions": "generate",
-    "/v1/embeddings": "embed",
-}
-"""The paths of the data path, and the task a model must be able to do for each."""
-
-_NEEDED = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.encode
 _EMPTY_BYTES = 64
@@ -41,24 +33,17 @@ class Refusal(Exception):
     retry_after: int | None = None
     allow: str | None = None
     """The methods that are served, with 405."""
+    elsewhere: bool = False
+    """An engine's error that says more of the engine than of the request: another replica may answer."""
 
-    def envelope(self) -> bytes:
-        """The JSON body, in the shape of OpenAI's errors."""
-        return _encode(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.type,
-                    "code": self.code,
-                    "param": self.param,
-                    "source": self.source,
-                }
-            }
-        )
+    def envelope(self, *, plain: bool = False) -> bytes:
+        """The JSON body: OpenAI's object, or (`plain`) the Open Inference Protocol's text with the rest beside it."""
+        rest = {"type": self.type, "code": self.code, "param": self.param, "source": self.source}
+        return _encode({"error": self.message} | rest if plain else {"error": {"message": self.message} | rest})
 
-    def event(self) -> bytes:
+    def event(self, *, plain: bool = False) -> bytes:
         """The same as a server-sent event, for a stream that has begun."""
-        return b"data: " + self.envelope() + b"\n\n"
+        return b"data: " + self.envelope(plain=plain) + b"\n\n"
 
 
 @dataclass(slots=True)  # not frozen: that would cost a microsecond per request
@@ -76,8 +61,8 @@ class Ask:
     sound: bool
 
 
-def peek(path: str, body: bytes) -> Ask:
-    """Read what routing needs from the top level of `body`. Raises Refusal."""
+def peek(route: Route, body: bytes) -> Ask:
+    """Read what routing needs from the top level of `body`, which names its model. Raises Refusal."""
     try:
         fields = _decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -85,10 +70,10 @@ def peek(path: str, body: bytes) -> Ask:
     model = _value(fields, "model", str)
     if not model:
         raise Refusal(400, 'The body names no model. Add "model"; GET /v1/models lists them.', "missing_model", param="model")
-    needed = _NEEDED[path]
-    given = fields.get(needed)
-    if given is None or (needed != "prompt" and _is_empty(given)):
-        raise Refusal(400, f'"{needed}" is missing or empty.', "missing_required_parameter", param=needed)
+    for needed in route.needs:
+        given = fields.get(needed)
+        if given is None or (not route.may_be_empty and _is_empty(given)):
+            raise Refusal(400, f'"{needed}" is missing or empty.', "missing_required_parameter", param=needed)
     return Ask(
         model=model,
         stream=_flag(fields),
@@ -197,101 +182,13 @@ def usage_in(tail: bytes) -> Usage | None:
     return None
 
 
-# llama.cpp's words for what is the client's mistake and is answered with 500, which clients would send again.
-_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large to process.*batch size: (\d+)", re.DOTALL)
-_CLIENTS_MISTAKE = re.compile(r"^Failed to parse |input is not supported|too large to process")
+def model_list(cards: Iterable[dict[str, Any]]) -> bytes:
+    """GET /v1/models."""
+    return _encode({"object": "list", "data": list(cards)})
 
 
-class _EngineError(msgspec.Struct):
-    message: str | None = None
-    type: str | None = None
-    code: str | int | None = None
-    param: str | None = None
-    n_prompt_tokens: int | None = None
-    n_ctx: int | None = None
-
-
-_TYPES: Final = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
-
-
-def engine_error(status: int, body: bytes) -> Refusal:
-    """An engine's error in OpenAI's shape, with the status that OpenAI would give.
-
-    llama.cpp b-2026.10 answers 500 to an embedding input beyond its batch and 501 to a task it was not started for: both are
-    the client's mistake. Its `code` is the status as an integer; a 401 means that the gateway's own key was refused.
-    """
-    error = _error_object(body)
-    message = error.message or f"The engine answered {status}."
-    if status == 401:
-        return Refusal(502, "The engine refused the gateway's key.", "engine_unauthorized", "server_error", source="engine")
-    code = error.code if isinstance(error.code, str) else None
-    if error.n_ctx is not None and error.n_prompt_tokens is not None:
-        message = (
-            f"This model's maximum context length is {error.n_ctx} tokens. However, your prompt has "
-            f"{error.n_prompt_tokens} tokens. Shorten it."
-        )
-        return Refusal(400, message, "context_length_exceeded", source="engine", param="messages")
-    if too_long := _TOO_LONG.search(message):
-        message = f"This model's maximum input is {too_long[2]} tokens. However, your input has {too_long[1]} tokens. Shorten it."
-        return Refusal(400, message, "context_length_exceeded", source="engine", param="input")
-    if status == 501 or (status == 500 and _CLIENTS_MISTAKE.search(message)):
-        status, code = 400, code or "unsupported"
-    kind = error.type if error.type and status < 500 and error.type != "server_error" else _TYPES.get(status)
-    kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
-    return Refusal(status, message, code or kind, kind, error.param, "engine")
-
-
-def _error_object(body: bytes) -> _EngineError:
-    """The error in `body`: OpenAI's `{"error": {…}}`, vLLM's older flat object, or FastAPI's `{"detail": …}`."""
-    try:
-        found = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _EngineError(message=body[:500].decode("utf-8", "replace").strip() or None)
-    inner = found.get("error", found)
-    if not isinstance(inner, dict):
-        return _EngineError(message=str(inner)[:500])
-    if "message" not in inner and "detail" in found:
-        return _EngineError(message=str(found["detail"])[:500])
-    try:
-        return msgspec.convert(inner, _EngineError)
-    except msgspec.ValidationError:
-        return _EngineError(message=str(inner.get("message", inner))[:500])
-
-
-_ERROR_EVENTS = (b'data: {"error"', b'data:{"error"')
-
-
-def may_be_error(payload: bytes) -> bool:
-    """Whether the start of a stream may still become an error event: more must be read to know."""
-    if payload.startswith(_ERROR_EVENTS):
-        return b"\n" not in payload and len(payload) < 64 * 1024
-    return any(start.startswith(payload) for start in _ERROR_EVENTS)
-
-
-def first_event_error(payload: bytes) -> Refusal | None:
-    """The error that an engine put into the first event of a stream it had already answered with 200 (TGI and Triton do)."""
-    if not payload.startswith(_ERROR_EVENTS):
-        return None
-    return event_error(payload.split(b"\n", 1)[0].partition(b":")[2].strip())
-
-
-def event_error(data: bytes) -> Refusal:
-    """An engine's error in an event's `data`: its integer `code`, where there is one, is the status; else 500."""
-    code = _error_object(data).code
-    return engine_error(code if isinstance(code, int) and 400 <= code < 600 else 500, data)
-
-
-def model_list(models: Mapping[str, int], created: int) -> bytes:
-    """GET /v1/models: `models` maps names, aliases included, to the context in tokens (0 unknown)."""
-    return _encode({"object": "list", "data": [model_card(name, context, created) for name, context in models.items()]})
-
-
-def model_card(name: str, context: int, created: int) -> dict[str, Any]:
-    """One model, as in OpenAI's list; `max_model_len` as vLLM gives it."""
+def model_card(name: str, context: int | None, created: int, parent: str | None = None) -> dict[str, Any]:
+    """One model, as in OpenAI's list; `max_model_len` and `parent`, the model that an adapter belongs to, as vLLM has them."""
     card: dict[str, Any] = {"id": name, "object": "model", "created": created, "owned_by": "headrace"}
-    return card | {"max_model_len": context} if context else card
+    card |= {"max_model_len": context} if context else {}
+    return card | {"parent": parent} if parent else card

@@ -1,11 +1,12 @@
-"""Bring an engine's answer to the client: splice it as it is, fold a stream into one answer, or translate an error."""
+"""Bring an engine's answer to the client: splice it as it is, fold a stream into one answer, or read an error to its end."""
 
 import re
 from typing import TYPE_CHECKING, Protocol
 
+from headrace.gateway.engine_errors import engine_error, first_event_error, may_be_error
 from headrace.gateway.fold import BrokenStream, Fold
-from headrace.gateway.http import CHUNKED, LAST_CHUNK, BrokenAnswer, Chunks, ResponseHead, chunk, response_head
-from headrace.gateway.openai import Usage, engine_error, first_event_error, may_be_error, usage_in
+from headrace.gateway.http import CHUNKED, LAST_CHUNK, BrokenAnswer, Chunks, ResponseHead, chunk, contents, response_head
+from headrace.gateway.openai import Usage, usage_in
 
 if TYPE_CHECKING:
     from headrace.gateway.exchange import Exchange
@@ -15,14 +16,15 @@ TAIL_BYTES = 2048
 ERROR_BYTES = 64 * 1024
 """How much of an engine's error is read."""
 ANSWER_BYTES = 64 * 1024 * 1024
-"""How large a folded answer may be."""
+"""How large an answer may be that is put together or translated here."""
+JSON_LINES = b"Content-Type: application/json\r\n"
+"""The headers of answers that are made here."""
 
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\][\r\n]*(?::[^\r\n]*[\r\n]+)*$")  # comments may follow it
 _BOUNDARY = re.compile(rb"\r\n[0-9a-fA-F]{1,8}(?:;[^\r\n]*)?\r\n")
 _NULL_EVENT = b"data: null\n\n"
 """llama.cpp begins a stream so when there are several prompts."""
 _NULL_CHUNK = b"%x\r\n%s\r\n" % (len(_NULL_EVENT), _NULL_EVENT)
-_JSON_LINES = b"Content-Type: application/json\r\n"
 
 
 class Relay(Protocol):
@@ -96,7 +98,7 @@ class Splice:
         elif self._raw:
             data = chunks.walk(data)
         else:
-            data = self._payload(data, chunks)
+            data = b"".join(contents(data, chunks))
         self._keep(data)
         self._client.write(data)
 
@@ -112,11 +114,6 @@ class Splice:
     @property
     def _tail(self) -> bytes:
         return b"".join(self._pieces)
-
-    def _payload(self, data: bytes, chunks: Chunks) -> bytes:
-        payload: list[bytes] = []
-        chunks.walk(data, payload)
-        return b"".join(payload)
 
     def _begin(self, data: bytes, chunks: Chunks | None) -> bytes:
         """The first bytes: look for an error in a stream's first event, then send the head. Returns what to pass on."""
@@ -135,7 +132,7 @@ class Splice:
             if may_be_error(content):
                 return b""
             if refusal := first_event_error(content):
-                self._exchange.refuse(refusal)
+                self._exchange.failed(refusal)
                 return b""
         self._held = self._content = b""
         self._start = content[:TAIL_BYTES] if not self._head.event_stream else b""  # embeddings have their usage in front
@@ -152,12 +149,12 @@ class Splice:
         exchange, head = self._exchange, self._head
         if exchange.opened:
             return b""
-        framing = b"Content-Length: %d\r\n" % head.length if head.framing in ("length", "none") else b""
-        close = not self._chunked and not framing
-        if close:
+        known = head.framing in ("length", "none") and head.length >= 0
+        framing = b"Content-Length: %d\r\n" % head.length if known else b""
+        if not self._chunked and not framing:
             self._client.close_after()
         framing = CHUNKED if self._chunked else framing
-        return response_head(head.status_line, head.lines, framing, exchange.request_id, close or self._client.closing)
+        return response_head(head.status_line, head.lines, framing, exchange.request_id, self._client.own_lines)
 
     def farewell(self, event: bytes) -> bytes:
         """What says in the middle of an answer that it broke off: an event, where the answer is a stream that can take one."""
@@ -171,7 +168,7 @@ class Splice:
 
     def ended(self) -> None:
         exchange = self._exchange
-        if self._head.event_stream and not _is_done(self._tail):
+        if self._head.event_stream and exchange.route.done and not _is_done(self._tail):
             exchange.broken(f"{exchange.replica} ended the stream without [DONE]", stale=False)
             return
         if not self.begun:  # an answer without a body
@@ -193,6 +190,8 @@ class Splice:
         if (usage := usage_in(tail) or usage_in(self._start)) or not self._head.event_stream:
             return usage
         events = self._exchange.chunks_seen or self._events
+        if not self._exchange.route.done:
+            return Usage(0, events) if self._exchange.route.kind == "generate_stream" else None
         return usage_in(_BOUNDARY.sub(b"", tail)) or Usage(0, max(0, events - 2))
 
 
@@ -209,10 +208,7 @@ class Folding:
         self.begun = False  # until the whole is there: another replica may always answer
 
     def body(self, data: bytes, chunks: Chunks | None) -> None:
-        payload = [data]
-        if chunks is not None:
-            payload = []
-            chunks.walk(data, payload)
+        payload = contents(data, chunks)
         self._size += len(data)
         if self._size > ANSWER_BYTES:
             raise BrokenAnswer(f"its answer is longer than {ANSWER_BYTES} bytes")
@@ -224,14 +220,14 @@ class Folding:
         if self._fold.events and not self._first_at:
             self._first_at = self._exchange.first_byte()
         if self._fold.error:
-            self._exchange.refuse(self._fold.error)
+            self._exchange.failed(self._fold.error)
 
     def ended(self) -> None:
         exchange, fold = self._exchange, self._fold
         if not fold.done:
             exchange.broken(f"{exchange.replica} ended the stream without [DONE]", stale=False)
             return
-        exchange.client.respond(200, fold.answer(choices=exchange.ask.choices), _JSON_LINES, exchange.request_id)
+        exchange.client.respond(200, fold.answer(choices=exchange.ask.choices), JSON_LINES, exchange.request_id)
         self.settle()
 
     def given(self) -> bool:
@@ -246,22 +242,19 @@ class Folding:
         return b""
 
 
-class Translating:
-    """Read an engine's error to its end and answer with it in OpenAI's shape."""
+class Failing:
+    """Read an engine's error to its end: it is tried elsewhere, or answered in OpenAI's shape."""
 
-    __slots__ = ("_body", "_exchange", "_status", "begun")
+    __slots__ = ("_body", "_exchange", "_head", "begun")
 
-    def __init__(self, exchange: "Exchange", status: int) -> None:
+    def __init__(self, exchange: "Exchange", head: ResponseHead) -> None:
         self._exchange = exchange
-        self._status = status
+        self._head = head
         self._body = b""
         self.begun = False
 
     def body(self, data: bytes, chunks: Chunks | None) -> None:
-        payload = [data]
-        if chunks is not None:
-            payload = []
-            chunks.walk(data, payload)
+        payload = contents(data, chunks)
         if len(self._body) < ERROR_BYTES:
             self._body += b"".join(payload)
 
@@ -272,7 +265,9 @@ class Translating:
         return False
 
     def settle(self) -> None:
-        self._exchange.refuse(engine_error(self._status, self._body))
+        refusal = engine_error(self._head.status, self._body, self._head.retry_after)
+        refusal.elsewhere = refusal.elsewhere and not self._head.never_again
+        self._exchange.failed(refusal)
 
     def farewell(self, event: bytes) -> bytes:
         return b""

@@ -1,7 +1,7 @@
 """One served model inside the gateway: its queue, its replicas' connections, its counters, what stands in its way."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,8 @@ class ServedModel:
         self.stats = Stats()
         self.pools: dict[str, Pool] = {}
         self.exchanges: set[Exchange] = set()
+        self.also = status.also
+        """Names that its engines know themselves: requests for them keep the name."""
         self.held_bytes = 0
         """Bytes of the bodies of these requests."""
         self._loop = loop
@@ -33,6 +35,7 @@ class ServedModel:
     def update(self, status: ModelStatus, endpoints: Sequence[Endpoint]) -> None:
         """What control knows now. Replicas that could not be reached are believed again."""
         self.status = status
+        self.also = status.also.union(*(endpoint.also for endpoint in endpoints))
         self._suspects.clear()
         now = monotonic()
         kept = {endpoint.replica: self._pool(endpoint) for endpoint in endpoints}
@@ -44,6 +47,14 @@ class ServedModel:
         if status.phase == "failed":
             for exchange in self.queue.waiting():
                 exchange.refuse(self.unavailable())
+
+    def there(self, endpoint: Endpoint, name: str) -> str:
+        """What the engine at `endpoint` calls what clients ask for as `name`."""
+        return name if name in self.also else endpoint.model_there
+
+    def has_other_than(self, replicas: Set[str]) -> bool:
+        """Whether there is a replica besides these that takes requests."""
+        return any(pool.endpoint.slots and name not in replicas for name, pool in self.pools.items())
 
     def enter(self, exchange: "Exchange") -> None:
         """A request for this model, from now on until it leaves."""

@@ -41,6 +41,7 @@ class Upstream(asyncio.Protocol):
     """A connection to an engine, serving one request after the other."""
 
     __slots__ = (
+        "_bodyless",
         "_buffer",
         "_heard",
         "_left",
@@ -56,6 +57,7 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
+        self._bodyless = False
         self._buffer = b""
         self._left = 0
         self._heard = False
@@ -67,9 +69,10 @@ class Upstream(asyncio.Protocol):
         self.idle_until = 0.0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
 
-    def send(self, answered: Answered, head: bytes, body: bytes) -> None:
-        """Send a complete request; `answered` hears what comes back."""
+    def send(self, answered: Answered, head: bytes, body: bytes, *, bodyless: bool = False) -> None:
+        """Send a complete request; `answered` hears what comes back. A HEAD request is answered without a body."""
         self.answered = answered
+        self._bodyless = bodyless
         self.head = None
         self.chunks = None
         self._buffer = b""
@@ -129,7 +132,7 @@ class Upstream(asyncio.Protocol):
             head = parse_response_head(self._buffer[:end])
             self._buffer = self._buffer[end + 4 :]
             if head.status >= 200:  # 1xx are between the engine and us
-                self.head = head
+                self.head = head.without_body() if self._bodyless else head
         rest, self._buffer = self._buffer, b""
         assert self.answered
         if self.head.framing == "chunked":

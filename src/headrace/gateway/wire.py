@@ -4,7 +4,7 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
-from headrace.gateway.http import Request, response_head
+from headrace.gateway.http import CLOSE, Request, RequestHead, response_head
 from headrace.gateway.openai import Refusal
 from headrace.gateway.reading import Reader
 
@@ -48,7 +48,7 @@ class Client(asyncio.Protocol):
         "_close",
         "_deadline",
         "_gateway",
-        "_is_head",
+        "_head",
         "_lingers",
         "_paused_at",
         "_paused_reading",
@@ -63,7 +63,7 @@ class Client(asyncio.Protocol):
         self._reader = Reader(gateway.heads, gateway.judge, gateway.body_limit, self._go_on)
         self._backlog = b""
         self._work: Work | None = None
-        self._is_head = False
+        self._head: RequestHead | None = None
         self._close = False
         self._lingers = False
         self._paused_at = 0.0
@@ -167,12 +167,11 @@ class Client(asyncio.Protocol):
     def _answer(self, request: Request | Refusal) -> None:
         if isinstance(request, Refusal):
             self._close = True
-            head = self._reader.refused_head
-            self._is_head = head is not None and head.method == "HEAD"
-            self.refuse(request, self._gateway.request_id(head))
+            self._head = self._reader.refused_head
+            self.refuse(request, self._gateway.request_id(self._head))
             self._linger()
         else:
-            self._is_head = request.head.method == "HEAD"
+            self._head = request.head
             self._close = not request.head.keep_alive
             self._gateway.handle(self, request)
 
@@ -196,8 +195,9 @@ class Client(asyncio.Protocol):
     def respond(self, status: int, body: bytes, lines: bytes, request_id: bytes) -> None:
         """A whole answer."""
         status_line = b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"Unknown"))
-        head = response_head(status_line, lines, b"Content-Length: %d\r\n" % len(body), request_id, self.closing)
-        self.transport.write(head if self._is_head else head + body)
+        head = response_head(status_line, lines, b"Content-Length: %d\r\n" % len(body), request_id, self.own_lines)
+        bodyless = self._head is not None and self._head.method == "HEAD"
+        self.transport.write(head if bodyless else head + body)
 
     def refuse(self, refusal: Refusal, request_id: bytes) -> None:
         """An answer that is an error."""
@@ -206,14 +206,17 @@ class Client(asyncio.Protocol):
             lines += b"Retry-After: %d\r\n" % refusal.retry_after
         if refusal.allow is not None:
             lines += b"Allow: %s\r\n" % refusal.allow.encode()
-        self.respond(refusal.status, refusal.envelope(), lines, request_id)
+        route = self._head.route if self._head is not None else None
+        plain = route is not None and route.plain_errors
+        self.respond(refusal.status, refusal.envelope(plain=plain), lines, request_id)
 
     @property
-    def closing(self) -> bool:
-        """Whether the connection ends with this answer; asked when an answer's head is written, and then kept to."""
+    def own_lines(self) -> bytes:
+        """What the connection adds to a head: its end, if it ends with this answer, which is kept to; which page may read."""
         if self._gateway.draining:
             self._close = True
-        return self._close
+        cors = self._head.cors if self._head is not None else b""
+        return CLOSE + cors if self._close else cors
 
     def close_after(self) -> None:
         """The end of the connection is the end of this answer."""

@@ -36,7 +36,7 @@ class LocalTarget:
         learned: Callable[[StartTimes], None] = lambda times: None,
     ) -> None:
         self._learned = learned
-        self._environment = {"HEADRACE_ENGINE_CACHE": str(compiled)} if compiled else {}
+        self._compiled = str(compiled or "")
         self._engines, self._keys, self._clock = engines, keys or {}, clock
         self._timing = timing or Timing()
         self._logs = logs or run_dir / "logs"
@@ -118,7 +118,7 @@ class LocalTarget:
             self._timing,
             self._clock,
             self._changed.set,
-            self._environment,
+            self._compiled,
             self._learned,
         )
 

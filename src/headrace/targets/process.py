@@ -12,15 +12,21 @@ from pathlib import Path
 from headrace.targets.logs import Log
 
 GUARD = Path(__file__).parents[1] / "runners" / "guard.py"
+SUPERVISOR = GUARD.with_name("supervisor.py")
 LAST_WORDS_SECONDS = 0.5
+TREE_SECONDS = 5.0
+"""How long a supervisor may take to kill what it looks after; it takes milliseconds."""
 
 
 class Process:
     """A running child. Its owner awaits `end`, whatever happens; `gone` is done when it exits before that."""
 
-    def __init__(self, child: asyncio.subprocess.Process, stdin: int, output: asyncio.ReadTransport, log: "_Output") -> None:
+    def __init__(
+        self, child: asyncio.subprocess.Process, stdin: int, output: asyncio.ReadTransport, log: "_Output", tree: bool = False
+    ) -> None:
         self._child = child
-        self._stdin = stdin
+        self._stdin: int | None = stdin
+        self._tree = tree
         self._output = output
         self._log = log
         self.gone: asyncio.Task[int] = asyncio.create_task(child.wait())
@@ -33,28 +39,47 @@ class Process:
     async def end(self, grace: float) -> int:
         """SIGTERM, SIGKILL after `grace` seconds, all it held released. Returns the exit code (negative: a signal)."""
         if not self.gone.done() and grace > 0:
-            self._signal(signal.SIGTERM)
+            self._terminate()
             await asyncio.wait({self.gone}, timeout=grace)
-        self.kill()  # also when it has exited: children of its own may have stayed
+        if self._tree:
+            self._let_go()
+            await asyncio.wait({self.gone}, timeout=TREE_SECONDS)
+        self._kill_group()  # also when it has exited: children of its own may have stayed
         code = await self.gone
         await asyncio.wait({self._log.ended}, timeout=LAST_WORDS_SECONDS)
         self._output.close()
         self._log.finish()
-        os.close(self._stdin)
+        self._let_go()
         return code
 
     def kill(self) -> None:
-        """SIGKILL to it and all its descendants, if there are any."""
-        self._signal(signal.SIGKILL)
+        """SIGKILL to it and all its descendants, if there are any; those of a tree get it from their supervisor."""
+        if self._tree:
+            self._let_go()
+        else:
+            self._kill_group()
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _terminate(self) -> None:
+        """SIGTERM to it alone, as in a container: vLLM's workers would obey it at once, and what runs would end with them."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
-            os.killpg(self.pid, number)
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _let_go(self) -> None:
+        """End the pipe that is its stdin: to a supervisor that is the end of Headrace."""
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
 
 
-async def started(argv: Sequence[str], environment: Mapping[str, str | None], log: Log, folder: str = "") -> Process:
+async def started(
+    argv: Sequence[str], environment: Mapping[str, str | None], log: Log, folder: str = "", tree: bool = False
+) -> Process:
     """A process that runs `argv` ("python" is our interpreter) with `environment` added to ours (None: taken out of it),
-    in `folder` (empty: ours), writing to `log`.
+    in `folder` (empty: ours), writing to `log`; `tree`: under a supervisor, for it starts processes of its own.
 
     Raises OSError when there is no process or pipe to be had. Stdin is a pipe that ends when we do: where the kernel
     cannot kill our children with us, they notice. Pipes are ours and not asyncio's, whose `wait` may hang on those
@@ -64,7 +89,7 @@ async def started(argv: Sequence[str], environment: Mapping[str, str | None], lo
         stdin_theirs, stdin = _pipe(theirs, ours)
         output, output_theirs = _pipe(ours, theirs)
         child = await asyncio.create_subprocess_exec(
-            *_guarded(argv),
+            *_guarded(argv, tree),
             stdin=stdin_theirs,
             stdout=output_theirs,
             stderr=output_theirs,
@@ -76,7 +101,7 @@ async def started(argv: Sequence[str], environment: Mapping[str, str | None], lo
     transport, protocol = await asyncio.get_running_loop().connect_read_pipe(
         lambda: _Output(log), os.fdopen(output, "rb", buffering=0)
     )
-    return Process(child, stdin, transport, protocol)
+    return Process(child, stdin, transport, protocol, tree)
 
 
 def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
@@ -87,9 +112,9 @@ def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[i
     return ends
 
 
-def _guarded(argv: Sequence[str]) -> tuple[str, ...]:
+def _guarded(argv: Sequence[str], tree: bool) -> tuple[str, ...]:
     program = sys.executable if argv[0] == "python" else argv[0]
-    return (sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), program, *argv[1:])
+    return (sys.executable, "-I", "-S", str(SUPERVISOR if tree else GUARD), str(os.getpid()), program, *argv[1:])
 
 
 def _inherited(environment: Mapping[str, str | None]) -> dict[str, str]:

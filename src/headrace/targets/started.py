@@ -5,9 +5,8 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from types import MappingProxyType
 
 from headrace.engines.base import Engine, Launch, Placement
 from headrace.targets import probes
@@ -23,8 +22,8 @@ _LONGEST_REASON = 1000
 
 
 class Started:
-    """Runs one replica. `replica` is how it is now; `tell` is called when that changes its state; `environment` is added to
-    every launch's; `learned` is told how long a start took.
+    """Runs one replica. `replica` is how it is now; `tell` is called when that changes its state; `compiled` is where
+    engines may keep what they compile; `learned` is told how long a start took.
 
     One task owns the process: it starts it, watches it, ends it and only then says FAILED, or completes after a stop.
     """
@@ -39,11 +38,11 @@ class Started:
         timing: Timing,
         clock: Callable[[], float],
         tell: Callable[[], None],
-        environment: Mapping[str, str] = MappingProxyType({}),
+        compiled: str = "",
         learned: Callable[[StartTimes], None] = lambda times: None,
     ) -> None:
         self.log = log
-        self._extra, self._learned = environment, learned
+        self._compiled, self._learned = compiled, learned
         self._metrics = ""
         self._ready_path = engine.ready(placement)
         self._loaded_at: float | None = None
@@ -85,7 +84,8 @@ class Started:
         self._metrics, self._loaded_at = launch.metrics_address or address, None
         self._begun = self._clock()
         try:
-            process = await started(launch.argv, {**self._extra, **_environment(launch, key)}, self.log, launch.folder)
+            environment = _environment(launch, key, self._compiled)
+            process = await started(launch.argv, environment, self.log, launch.folder, launch.tree)
         except OSError as error:
             return self._over(f"could not be started: {error.strerror or error}", None)
         self.replica = replace(self.replica, pid=process.pid)
@@ -212,9 +212,10 @@ class Started:
         self._tell()
 
 
-def _environment(launch: Launch, key: str) -> dict[str, str | None]:
+def _environment(launch: Launch, key: str, compiled: str) -> dict[str, str | None]:
     secret = {launch.key_variable: key} if launch.key_variable else {}
-    return {**launch.environment, **secret}
+    cache = {launch.cache_variable: compiled} if compiled else {}
+    return {**launch.environment, **cache, **secret}
 
 
 def _exited(code: int, seconds: float) -> str:

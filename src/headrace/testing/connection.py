@@ -7,11 +7,17 @@ import contextlib
 import json
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 500: "Internal Server Error"}
+REASONS = {
+    **{200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed"},
+    **{422: "Unprocessable Entity", 429: "Too Many Requests", 500: "Internal Server Error"},
+}
+ACCEL = MappingProxyType({"X-Accel-Buffering": "no"})
+LLAMACPP = {"Server": "llama.cpp", "Access-Control-Allow-Origin": ""}
 KEEP_ALIVE_SECONDS = 5.0
 
 
@@ -31,7 +37,7 @@ class Received:
 
 class Connection:
     """One client. `left` is set once the client has closed its side; `served` counts the requests before the present
-    one.
+    one; `every` are headers that all answers have.
     """
 
     def __init__(self, reader: "_Reader", writer: asyncio.StreamWriter) -> None:
@@ -39,6 +45,7 @@ class Connection:
         self._keep = True
         self.left = reader.left
         self.served = 0
+        self.every: Mapping[str, str] = LLAMACPP
 
     async def requests(self, answer: Callable[["Connection", Received], Awaitable[None]]) -> None:
         """Answer one request after the other until the client leaves, asks to close, or says nothing for 5 s."""
@@ -64,20 +71,25 @@ class Connection:
         self._keep = headers.get("connection", "").lower() != "close"
         return Received(method, path, headers, body)
 
-    async def reply(self, status: int, body: bytes, kind: str = "application/json; charset=utf-8") -> None:
+    async def reply(
+        self,
+        status: int,
+        body: bytes,
+        kind: str = "application/json; charset=utf-8",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """A whole answer."""
-        self._head(status, {"Content-Type": kind, "Content-Length": str(len(body))})
+        self._head(status, {"Content-Type": kind, "Content-Length": str(len(body)), **headers})
         self._writer.write(body)
         await self._writer.drain()
 
-    async def reply_json(self, status: int, value: Any) -> None:
+    async def reply_json(self, status: int, value: Any, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         """A whole answer in JSON."""
-        await self.reply(status, json.dumps(value, separators=(",", ":")).encode())
+        await self.reply(status, json.dumps(value, separators=(",", ":")).encode(), headers=headers)
 
-    def begin_stream(self) -> None:
+    def begin_stream(self, kind: str = "text/event-stream", headers: Mapping[str, str] = ACCEL) -> None:
         """The head of a stream of events."""
-        kind = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
-        self._head(200, {"X-Accel-Buffering": "no"} | kind)
+        self._head(200, {**headers, "Content-Type": kind, "Transfer-Encoding": "chunked"})
 
     async def send(self, data: bytes) -> None:
         """A piece of the stream, as one chunk."""
@@ -109,7 +121,7 @@ class Connection:
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
         close = {"Keep-Alive": "timeout=5, max=100"} if self._keep else {"Connection": "close"}
-        every = {"Server": "llama.cpp", "Access-Control-Allow-Origin": ""} | headers | close
+        every = {**self.every, **headers, **close}
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Service Unavailable')}"]
         lines += [f"{name}: {value}" for name, value in every.items()]
         self._writer.write("\r\n".join([*lines, "", ""]).encode())

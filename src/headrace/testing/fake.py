@@ -83,11 +83,17 @@ class FakeEngine:
         self._accepting = asyncio.create_task(accept(found, self._serve, self._closed))
         return self
 
+    async def close_door(self) -> None:
+        """Let nobody in any more; what runs goes on."""
+        if not self._closed.is_set():
+            self._closed.set()
+            knock(self._listener)
+            await self._accepting
+            self._listener.close()
+            await asyncio.sleep(0)  # the last connection becomes a task
+
     async def __aexit__(self, *_: object) -> None:
-        self._closed.set()
-        knock(self._listener)
-        await self._accepting
-        await asyncio.sleep(0)  # the last connection becomes a task
+        await self.close_door()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)

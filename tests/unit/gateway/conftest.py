@@ -50,13 +50,22 @@ class World:
         self.view = View()
         self.engines: dict[str, ScriptedEngine] = {}
         self.endpoints: list[Endpoint] = []
-        self.statuses = {status.model: status for status in STATUSES}
+        self.statuses: dict[str, ModelStatus] = {}
         self.clients: list[Client] = []
 
-    async def open(self, *, queue: int = 8, wait: float = 8.0, body: int = 1 << 20, trusted: bool = False) -> None:
+    async def open(
+        self,
+        *,
+        queue: int = 8,
+        wait: float = 8.0,
+        body: int = 1 << 20,
+        trusted: bool = False,
+        statuses: Sequence[ModelStatus] = STATUSES,
+    ) -> None:
+        self.statuses = {status.model: status for status in statuses}
         self.loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
         admin = Admin(self.view, ALIASES)
-        self.gateway = Gateway(Limits(queue, wait, body), STATUSES, ALIASES, admin.app, trusted=trusted)
+        self.gateway = Gateway(Limits(queue, wait, body), statuses, ALIASES, admin.app, trusted=trusted)
         admin.gateway = self.gateway
         self.host, self.port = await self.gateway.listen("127.0.0.1", 0)
 

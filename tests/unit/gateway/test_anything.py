@@ -23,6 +23,18 @@ FAULTS = {
     "breaks": says(b"\x00\xff\r\n\r\n"),
     "is slow": streams_and_holds(),
 }
+TOKEN = b'data: {"text_output":"H"}\n\n'
+TRITONS = FAULTS | {
+    "none": says(STREAM + chunk(TOKEN) + chunk(TOKEN) + LAST),
+    "dies in the middle": says(STREAM + chunk(TOKEN), then="close"),
+    "dies in a chunk": says(STREAM + chunk(TOKEN) + chunk(TOKEN)[:20], then="reset"),
+    "forgets done": says(STREAM + chunk(TOKEN) + chunk(b'data: {"error":"boom"}\n\n') + LAST),
+    "is busy": says(STREAM + chunk(b'data: {"error":"Exceeds maximum queue size"}\n\n') + LAST),
+    "refuses": says(whole(b'{"error":"no"}')),
+    "breaks": says(STREAM + chunk(b"data: {no json}\n\n") + LAST),
+}
+"""The same of an engine that speaks Triton's generate."""
+TEMPLATE = '{"seed":{{ seed }},"faults":{{ faults | tojson }}}'
 Ask = dict[str, object]
 asks = st.fixed_dictionaries(
     {
@@ -35,12 +47,17 @@ asks = st.fixed_dictionaries(
 )
 
 
+def asked_of(asked) -> Ask:
+    return json.loads(asked.json["text_input"]) if "text_input" in asked.json else asked.json
+
+
 async def as_asked(asked) -> None:
     """The n-th try of a request meets the n-th of its faults; the last one stays."""
-    wanted = asked.json
-    tried = sum(wanted["seed"] == other.json["seed"] for engine in asked.line.engine.world for other in engine.asked)
+    wanted = asked_of(asked)
+    tried = sum(wanted["seed"] == asked_of(other)["seed"] for engine in asked.line.engine.world for other in engine.asked)
     await asyncio.sleep(0)
-    await FAULTS[wanted["faults"][min(tried, len(wanted["faults"])) - 1]](asked)
+    faults = TRITONS if "text_input" in asked.json else FAULTS
+    await faults[wanted["faults"][min(tried, len(wanted["faults"])) - 1]](asked)
 
 
 def ends_well(answer: Answer) -> bool:
@@ -54,19 +71,20 @@ def ends_well(answer: Answer) -> bool:
     return done != error and (answer.whole == done or not framed)
 
 
-@pytest.mark.parametrize("folds", [False, True])
-async def test_whatever_happens_every_request_ends_and_every_slot_is_free(open_world, monkeypatch, folds):
+@pytest.mark.parametrize("endpoint", [{}, {"folds": True}, {"speaks": "generate", "template": TEMPLATE}], ids=str)
+async def test_whatever_happens_every_request_ends_and_every_slot_is_free(open_world, monkeypatch, endpoint):
     monkeypatch.setattr("headrace.gateway.exchange.FIRST_BYTE_SECONDS", 0.1)
     monkeypatch.setattr("headrace.gateway.exchange.GAP_SECONDS", 0.1)
     world = await open_world(queue=6)
-    engines = [await world.engine(as_asked, name=f"chat-{number}", slots=2, folds=folds) for number in (1, 2)]
+    engines = [await world.engine(as_asked, name=f"chat-{number}", slots=2, **endpoint) for number in (1, 2)]
     for engine in engines:
         engine.world = engines
     seeds = iter(range(10**9))
 
     async def one(ask: Ask) -> None:
         client = await world.client()
-        bodies = [asking(seed=next(seeds), stream=ask["stream"], faults=ask["faults"]) for _ in range(ask["pipelined"])]
+        told = [{"seed": next(seeds), "faults": ask["faults"]} for _ in range(ask["pipelined"])]
+        bodies = [asking(stream=ask["stream"], chat_template_kwargs=each, **each) for each in told]
         await client.send(b"".join(request(body, version=ask["version"]) for body in bodies))
         try:
             if ask["leaves"] == "after a byte":
@@ -102,4 +120,5 @@ async def test_whatever_happens_every_request_ends_and_every_slot_is_free(open_w
         asyncio.run_coroutine_threadsafe(all_at_once(many), loop).result(60)
 
     await asyncio.to_thread(examples)
-    assert json.loads((await world.ask(request(asking(seed=-1, faults=["none"])))).body)["choices"]
+    last = {"seed": -1, "faults": ["none"]}
+    assert json.loads((await world.ask(request(asking(chat_template_kwargs=last, **last)))).body)["choices"]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway.http import (
+    CLOSE,
     HEAD_LIMIT,
     LAST_CHUNK,
     BrokenAnswer,
@@ -300,7 +301,7 @@ JSON = b"Content-Type: application/json"
 
 def for_engine(*fields: tuple[bytes, bytes], target: bytes = b"/v1/chat/completions", key: str | None = None) -> list[bytes]:
     request = RequestHead("POST", target, [(b"host", b"localhost"), *fields], False, True)
-    raw = request_head(request, b"10.0.0.1:80", 5, b"id-1", key)
+    raw = request_head(request.lines_for_engine(), b"10.0.0.1:80", 5, b"id-1", key)
     assert raw.endswith(b"\r\n\r\n")
     assert raw.count(b"\r\n\r\n") == 1, "one head"
     return raw[:-4].split(b"\r\n")
@@ -366,8 +367,8 @@ def test_what_connection_names_does_not_reach_engines():
 def test_one_head_serves_many_requests():
     """It is shared: nothing of one request may be left in it for the next."""
     shared = RequestHead("POST", b"/v1/chat/completions", [(b"host", b"localhost")], False, True)
-    first = request_head(shared, b"a", 5, b"id-1", "key")
-    second = request_head(shared, b"b", 6, b"id-2", None)
+    first = request_head(shared.lines_for_engine(), b"a", 5, b"id-1", "key")
+    second = request_head(shared.lines_for_engine(), b"b", 6, b"id-2", None)
     assert b"Bearer key" in first
     assert b"Bearer" not in second
     assert b"id-2" in second
@@ -392,9 +393,9 @@ def test_the_path_of_a_target(target, path):
 
 
 def test_the_head_of_an_answer_says_whether_the_connection_ends():
-    kept = response_head(b"HTTP/1.1 200 OK\r\n", b"X-A: 1\r\n", b"Content-Length: 5\r\n", b"id", False)
+    kept = response_head(b"HTTP/1.1 200 OK\r\n", b"X-A: 1\r\n", b"Content-Length: 5\r\n", b"id", b"")
     assert kept == b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: 5\r\nX-Request-Id: id\r\n\r\n"
-    assert b"Connection: close\r\n" in response_head(b"HTTP/1.1 200 OK\r\n", b"", b"", b"id", True)
+    assert b"Connection: close\r\n" in response_head(b"HTTP/1.1 200 OK\r\n", b"", b"", b"id", CLOSE)
 
 
 # ---- pages of others

@@ -53,6 +53,15 @@ async def test_other_errors_are_not_asked_again(world, status):
     assert len(engine.asked) == 1
 
 
+async def test_what_an_engine_forbids_to_ask_again_is_not(world):
+    """An input that hangs one replica would hang the next: our own servers say so with their 504."""
+    answer = whole(BUSY, b"504 Gateway Timeout").replace(b"\r\n", b"\r\nX-Should-Retry: false\r\n", 1)
+    engine = await world.engine(says(answer), name="chat-1")
+    other = await world.engine(says(answer), name="chat-2")
+    assert (await world.ask(chat())).status == 504
+    assert len(engine.asked) + len(other.asked) == 1
+
+
 async def test_a_stale_connection_is_no_failure(world):
     """Between two requests the engine closed: every kept connection ends this way one day."""
     engine = await world.engine()

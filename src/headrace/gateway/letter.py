@@ -1,0 +1,56 @@
+"""A request as an engine gets it that does not get its client's bytes as they are: under another path, in another protocol."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from headrace.gateway.http import Request
+from headrace.gateway.openai import Ask, Refusal
+from headrace.gateway.paths import Kind
+from headrace.gateway.translate import generate
+from headrace.gateway.translate.base import Asked, Translation
+from headrace.traffic import Endpoint, Speaks
+
+if TYPE_CHECKING:
+    from headrace.gateway.served import ServedModel
+
+
+class Letter(NamedTuple):
+    """Request line and headers, the body, and who reads the answer when the client would not understand it."""
+
+    lines: bytes
+    body: bytes
+    translation: Translation | None
+
+
+_TRANSLATED: Mapping[tuple[Kind, Speaks], Callable[[Asked], Translation]] = {
+    ("chat", "generate"): generate.translated,
+    ("completions", "generate"): generate.translated,
+    ("generate", "generate"): generate.checked,
+}
+_SPOKEN: Mapping[Speaks, str] = {
+    "openai": "OpenAI's API, not this; ask /v1/…",
+    "tgi": "OpenAI's API, not this; ask /v1/…",
+    "v2": "the Open Inference Protocol, not this; ask /v2/models/NAME/infer",
+    "generate": "the Open Inference Protocol and Triton's generate, not this",
+    "http": "neither OpenAI's API nor the Open Inference Protocol; ask /upstream/NAME/… for its own paths",
+}
+
+
+def letter(request: Request, ask: Ask, endpoint: Endpoint, model: "ServedModel", identity: str) -> Letter:
+    """What the engine at `endpoint` gets. `identity` is the request's. Raises Refusal when it understands nothing like it."""
+    head, route = request.head, request.head.route
+    assert route
+    there, translate = model.there(endpoint, ask.model), _TRANSLATED.get((route.kind, endpoint.speaks))
+    known = endpoint.speaks in route.known_by
+    translation = None
+    if translate is not None:
+        asked = Asked(route.kind, ask, there, model.status.context, endpoint.template, identity, datetime.now)
+        translation = translate(asked)
+    elif not known:
+        message = f'Model "{model.name}" has an engine that speaks {_SPOKEN[endpoint.speaks]}.'
+        raise Refusal(400, message, "wrong_protocol", param="model")
+    if known:
+        return Letter(head.lines_to(route.target_for(there), json=False), request.body, translation)
+    assert translation
+    return Letter(head.lines_to(translation.target, json=True), translation.body, translation)

@@ -1,0 +1,46 @@
+"""What the gateway itself writes into a stream: its head, its events, what it waits for, that it broke off, its end."""
+
+from typing import TYPE_CHECKING
+
+from headrace.gateway.http import CHUNKED, LAST_CHUNK, chunk, response_head
+from headrace.units import show_duration
+
+if TYPE_CHECKING:
+    from headrace.gateway.exchange import Exchange
+
+_STATUS = b"HTTP/1.1 200 OK\r\n"
+_LINES = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+
+
+def open_stream(exchange: "Exchange") -> None:
+    """Send the head of a stream, unless it was sent."""
+    if exchange.opened:
+        return
+    exchange.opened = True
+    http10 = exchange.request.head.http10
+    if http10:
+        exchange.client.close_after()
+    framing = b"" if http10 else CHUNKED
+    exchange.client.write(response_head(_STATUS, _LINES, framing, exchange.request_id, exchange.client.own_lines))
+
+
+def write_events(exchange: "Exchange", events: bytes) -> None:
+    """Whole events, behind the stream's head."""
+    open_stream(exchange)
+    exchange.client.write(framed(exchange, events))
+
+
+def framed(exchange: "Exchange", events: bytes) -> bytes:
+    """`events` in the framing that this client understands."""
+    return events if exchange.request.head.http10 else chunk(events)
+
+
+def progress(exchange: "Exchange", waited: float) -> None:
+    """Say in a comment line, which clients skip, what the stream waits for."""
+    write_events(exchange, f": {exchange.model.name} is loading, waited {show_duration(waited)}\n\n".encode())
+
+
+def close_stream(exchange: "Exchange") -> None:
+    """The stream is complete."""
+    if not exchange.request.head.http10:
+        exchange.client.write(LAST_CHUNK)
