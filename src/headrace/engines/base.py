@@ -133,7 +133,7 @@ class Engine:
     warm: Callable[[Placement], Probe | None] = lambda placement: None
     speaks: Callable[[Placement], Speaks] = lambda placement: "openai"
     lossy: Callable[[ModelFacts], str | None] = lambda facts: None
-    """What the engine changes of the weights when it loads them, in one sentence; None when nothing. `auto` passes it over then."""
+    """What it changes of the weights when it loads them, in one sentence; `auto` passes it over then. None when nothing."""
     ports: int = 1
     """Consecutive loopback ports that it needs, the first to serve."""
     grace_seconds: float = 5.0

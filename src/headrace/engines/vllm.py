@@ -86,7 +86,8 @@ def launch(placement: Placement, address: str) -> Launch:
         *_adapters(placement, options),
         *map(str, options["args"]),  # the last word is the user's
     )
-    return Launch(argv, _environment(placement, options), key_variable="VLLM_API_KEY", tree=True, cache_variable="VLLM_CACHE_ROOT")
+    environment = _environment(placement, options)
+    return Launch(argv, environment, key_variable="VLLM_API_KEY", tree=True, cache_variable="VLLM_CACHE_ROOT")
 
 
 def read(page: str, model: str) -> Reading:

@@ -26,8 +26,8 @@ ENGINES: Mapping[Format, str] = {"python": "custom", "command": "custom"}
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """`path` is the file or folder, `bytes` its size, `tasks` what it can do (the first is meant when nothing is said), `also` the
-    names of the models in a repository.
+    """`path` is the file or folder, `bytes` its size, `tasks` what it can do (the first is meant when nothing is said), `also`
+    the names of the models in a repository.
     """
 
     path: str

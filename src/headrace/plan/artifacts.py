@@ -50,7 +50,8 @@ def placed(name: str, model: ModelSpec, artifact: Artifact, here: Here) -> Occup
         python=here.installed[engine.value].python,
         also=artifact.also,
     )
-    memory = _memory(model, artifact, here.engines[engine.value].overhead(None, placement))
+    copies = int(options.get("instances", 1))
+    memory = _memory(model, copies * artifact.bytes, here.engines[engine.value].overhead(None, placement))
     placement = replace(placement, memory_bytes=int(memory.value))
     shown = Decision("memory", show_bytes(placement.memory_bytes), memory.reason)
     count = Decision("replicas", str(model.replicas), "as many as the spec says")
@@ -103,6 +104,8 @@ def _options(engine: str, model: ModelSpec, artifact: Artifact) -> tuple[dict[st
             "queue": triton.queue,
             "instances": triton.instances,
             "pickle": triton.pickle,
+            "class": triton.class_ or "",
+            "trusted": triton.trusted,
         }
         return options, (_batching(triton.batch, triton.delay),)
     custom = model.options(CustomOptions)
@@ -133,10 +136,10 @@ def _slots(model: ModelSpec, artifact: Artifact, options: dict[str, Any]) -> Dec
     return Decision("slots", str(most), "two batches: one is computed while the next one fills")
 
 
-def _memory(model: ModelSpec, artifact: Artifact, overhead: int) -> Decision:
-    """Bytes as `value`."""
+def _memory(model: ModelSpec, file_bytes: int, overhead: int) -> Decision:
+    """Bytes as `value`; `file_bytes` are those of all copies in the process."""
     if model.memory is not None:
         return Decision("memory", str(model.memory), "asked for")
-    loaded = LOADED_FACTOR * artifact.bytes
-    why = f"an estimate: {LOADED_FACTOR} x the file's {show_bytes(artifact.bytes)} + runtime {show_bytes(overhead)}"
+    loaded = LOADED_FACTOR * file_bytes
+    why = f"an estimate: {LOADED_FACTOR} x the file's {show_bytes(file_bytes)} + runtime {show_bytes(overhead)}"
     return Decision("memory", str(loaded + overhead), f"{why}; `memory` in the file says better")

@@ -19,6 +19,9 @@ LONGEST_AUTO_CONTEXT = 4096
 LEAST_CONTEXT = 256
 """llama.cpp rounds shorter contexts up to this."""
 
+REPACKED = ("Q4_0", "IQ4_NL", "Q8_0")
+"""Shared fact sheet engine-llamacpp.md, section on speed: SmolLM2-135M, Q4_0 against Q4_1, the wheel and a native build."""
+
 LOCAL_SLOTS = 4
 MOST_AUTO_SLOTS = 8
 _LITTLE = "batching more on a CPU gains little, and a burst of prompts delays every first token"
@@ -124,7 +127,10 @@ def draft(
         python=here.installed[chosen_engine.value].python,
         rates=here.rates,
         adapters={name: text.removeprefix("file:") for name, text in model.adapters.items()},
-        decisions=(chosen_task, chosen_engine, version, context, slots, *chosen.decisions, *start, *_unchecked(model)),
+        decisions=(
+            *(chosen_task, chosen_engine, version, *_format(facts, chosen_engine.value), context, slots),
+            *(*chosen.decisions, *start, *_unchecked(model)),
+        ),
     )
 
 
@@ -152,6 +158,16 @@ def _not_here(model: ModelSpec) -> str | None:
     if model.share != "auto":
         problems.append(f"share {model.share} is for GPUs; here models share the cores, and none is swapped yet. Write auto.")
     return " ".join(problems) or None
+
+
+def _format(facts: ModelFacts, engine: str) -> tuple[Decision, ...]:
+    """That another number format would be faster, for those that llama.cpp does not lay out anew for a CPU."""
+    if engine != "llamacpp" or facts.encoder or facts.quantization in REPACKED:
+        return ()
+    faster = f"{', '.join(REPACKED[:-1])} and {REPACKED[-1]} are laid out for the CPU when they are loaded"
+    gain = "1.4 to 1.7 times the speed of Q4_1 with the same model (quality not compared)"
+    why = f"as the source has it; {faster}, and gave {gain}"
+    return (Decision("format", facts.quantization, why),)
 
 
 def _no_adapters(model: ModelSpec, engine: Engine) -> str | None:

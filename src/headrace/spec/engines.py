@@ -96,6 +96,10 @@ class TritonOptions(Strict):
         64, description="Most requests that wait inside of Triton; the gateway's queue is in front of it."
     )
     instances: Annotated[int, Field(ge=1, le=256)] = Field(1, description="Copies of the model in the one process.")
+    class_: str | None = Field(None, alias="class", description="The class of a .py file. Default: the only one that can serve.")
+    trusted: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
+        (), description="Types in a .skops file to be trusted besides those of scikit-learn and numpy, as in my.package.Scaler."
+    )
     pickle: bool = Field(
         False, description="Load a scikit-learn model from a pickle (.joblib, .pkl), which can run any code: only your own."
     )

@@ -133,7 +133,7 @@ _EXPECTED: Mapping[str, str] = {
     "finite_number": "a finite number",
     "dict_type": "a mapping of names",
     "model_type": "a mapping",
-    "tuple_type": "an address or a list of them",
+    "tuple_type": "text or a list of it",
 }
 
 _SAID: Mapping[str, Callable[[ErrorDetails], Sentence]] = {

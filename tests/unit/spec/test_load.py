@@ -191,7 +191,7 @@ M = "models: {a: hf:a/b}\n"
         ("models: {a: {url: 'http://h:1/x/v1'}}", ["has a path other than /v1"]),
         ("models: {a: {url: 'http://h:99999'}}", ["is not a URL"]),
         ("models: {a: {url: ['http://h:1', 'http://H:1/v1']}}", ["names the same server twice"]),
-        ("models: {a: {url: 5}}", ["must be an address or a list of them, not the number 5."]),
+        ("models: {a: {url: 5}}", ["must be text or a list of it, not the number 5."]),
     ],
 )
 def test_a_mistake_is_told_where_it_stands(text: str, mistakes: list[str]) -> None:
