@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace import __version__
+from headrace import __version__, cli_cluster
 from headrace.errors import HeadraceError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     _serve_parser(commands)
     _plan_parser(commands)
     _pull_parser(commands)
+    _render_parser(commands)
     _engines_parser(commands)
+    cli_cluster.add(commands, lambda options: _spec(_what(options), None))
     _status_parser(commands)
     _logs_parser(commands)
     _init_parser(commands)
@@ -113,7 +115,22 @@ def _plan_parser(commands: Any) -> None:
 def _pull_parser(commands: Any) -> None:
     command = commands.add_parser("pull", help="fetch weights ahead of serving, their size said before")
     command.add_argument("what", nargs="?", metavar="FILE|MODEL", help="as for headrace serve")
+    command.add_argument("--link", metavar="PATH", help="make a link to the one model's weights there, once they are complete")
     command.set_defaults(command=_pull)
+
+
+def _render_parser(commands: Any) -> None:
+    command = commands.add_parser(
+        "render",
+        help="write the manifests that serve a file's models on Kubernetes",
+        description="Write what serves the models on Kubernetes: a file for each object and a kustomization. It asks no cluster.",
+    )
+    command.add_argument("what", nargs="?", metavar="FILE|MODEL", help="as for headrace serve")
+    command.add_argument("-o", "--output", default="k8s", metavar="FOLDER", help="where to write (default k8s; - prints it all)")
+    command.add_argument("--prune", action="store_true", help="remove files of an earlier render that are in this one no more")
+    command.add_argument("--machine", help="plan for these machines instead of the file's, as for headrace plan")
+    command.add_argument("--offline", action="store_true", help="ask nobody: the cache and the catalogue must know the models")
+    command.set_defaults(command=_render)
 
 
 def _engines_parser(commands: Any) -> None:
@@ -203,7 +220,19 @@ def _pull(options: argparse.Namespace) -> None:
     from headrace.planning import pull
     from headrace.terminal import Terminal
 
-    pull(_spec(_what(options), None), Terminal())
+    pull(_spec(_what(options), None), Terminal(), Path(options.link) if options.link else None)
+
+
+def _render(options: argparse.Namespace) -> None:
+    from headrace.rendering import Wish, render
+    from headrace.terminal import Terminal
+
+    text = render(
+        _spec(_what(options), None),
+        Wish(options.machine, None if options.output == "-" else Path(options.output), options.prune, options.offline),
+        Terminal(),
+    )
+    print(text, end="")
 
 
 def _what(options: argparse.Namespace) -> str:

@@ -21,7 +21,7 @@ from headrace.plan.explain import explain
 from headrace.plan.fleet import Member
 from headrace.plan.intent import wanted
 from headrace.plan.plan import plan
-from headrace.prepare import cache_of, fetched, here, obey_lock, prepared, read_lock, reporting
+from headrace.prepare import cache_of, check_installed, fetched, here, obey_lock, prepared, read_lock, reporting
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.units import show_bytes
@@ -71,6 +71,7 @@ def _no_lock(elsewhere: str) -> UsageError:
 def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> Plan:
     """The plan for this machine. Facts are read without fetching weights; the lock is obeyed and not written."""
     machine_here, engines_here = machine(), here(spec)
+    check_installed(spec, engines_here)
     lock, obeyed = obey_lock(spec, lock_file, machine_here, engines_here, terminal)
     others = artifacts(obeyed.spec)
     languages = without(obeyed.spec, others)
@@ -169,8 +170,13 @@ def _plan_data(made: Plan) -> dict[str, object]:
     }
 
 
-def pull(spec: Spec, terminal: Terminal) -> None:
-    """Fetch the weights that the plan needs, their total size said before. Raises HeadraceError."""
+def pull(spec: Spec, terminal: Terminal, link: Path | None = None) -> None:
+    """Fetch the weights that the plan needs, their total size said before. Raises HeadraceError.
+
+    `link`, for one model, leads to its weights from then on: it is made once they are complete, and says so.
+    """
+    if link is not None and len(spec.models) != 1:
+        raise UsageError("--link is to the weights of one model, and there are several.")
     cache, total = cache_of(spec), 0
     for name, model in spec.models.items():
         if model.source is None:
@@ -182,8 +188,23 @@ def pull(spec: Spec, terminal: Terminal) -> None:
     if total > free:
         raise WeightsError(f"{show_bytes(total)} are to be fetched, and {cache.root} has {show_bytes(free)} free.", "Make room.")
     terminal.say(f"{show_bytes(total)} to fetch, {show_bytes(free)} free at {cache.root}.")
-    asyncio.run(fetched(spec, terminal, here(spec), leave=frozenset(artifacts(spec))))
+    there = asyncio.run(fetched(spec, terminal, here(spec), leave=frozenset(artifacts(spec))))
     terminal.say("Everything is in the cache.")
+    for weights in there.values():
+        if link is not None:
+            link_weights(link, weights.path, terminal)
+
+
+def link_weights(link: Path, path: str, terminal: Terminal) -> None:
+    """`link` leads to `path` from now on: in one step, and relative, as its folder may be mounted elsewhere. Or UsageError."""
+    draft = link.with_name(link.name + ".new")
+    try:
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(os.path.relpath(path, link.parent))
+        os.replace(draft, link)
+    except OSError as error:
+        raise UsageError(f"{link} cannot be made: {error.strerror}.") from None
+    terminal.say(f"{link} leads to {path}.")
 
 
 def _size(source: Source, cache: Cache) -> int:

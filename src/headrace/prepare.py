@@ -13,7 +13,7 @@ from headrace import __version__
 from headrace.artifacts import artifacts
 from headrace.engines import engines
 from headrace.environments import installed
-from headrace.errors import HeadraceError, WeightsError
+from headrace.errors import HeadraceError, PlanError, WeightsError
 from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
 from headrace.facts.model import of
@@ -42,6 +42,7 @@ async def prepared(
     Raises WeightsError, PlanError, LockError, ModelError.
     """
     machine_here, engines_here = await asyncio.to_thread(machine), here(spec)
+    check_installed(spec, engines_here)
     lock, obeyed = obey_lock(spec, None if update else lock_file, machine_here, engines_here, terminal)
     others = artifacts(obeyed.spec)
     weights = await fetched(obeyed.spec, terminal, engines_here, offline=offline, leave=frozenset(others))
@@ -68,6 +69,14 @@ def here(spec: Spec) -> Here:
     root = spec.weights.cache or default_root()
     there = installed(engines(), root, configured)
     return Here(engines(), there, Rates.parse(measured("local")), starts_of(spec).expected())
+
+
+def check_installed(spec: Spec, engines_here: Here) -> None:
+    """Raises PlanError for engines that are asked for and not here: before anything is fetched for them."""
+    asked = {name: model.engine_name for name, model in spec.models.items() if model.ours and model.engine_name != "auto"}
+    missing = {name: why for name, engine in asked.items() if (why := engines_here.missing(engine))}
+    if missing:
+        raise PlanError("\n".join(f"models.{name}: {why}" for name, why in missing.items()))
 
 
 def starts_of(spec: Spec) -> Starts:

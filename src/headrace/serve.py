@@ -103,6 +103,13 @@ def _checked(spec: Spec, options: Options) -> tuple[str, int]:
             f"machine: {spec.elsewhere} is to be planned for, and models are served on this machine only.",
             "Write machine: auto to serve here; headrace plan answers for the other.",
         )
+    for name, model in spec.models.items():
+        if model.scale.replicas is not None:
+            least, most = model.scale.replicas
+            raise PlanError(
+                f"models.{name}.replicas: {least}..{most} is a range, which only a cluster scales in.",
+                f"Write a number to serve here; headrace render takes {least}..{most}.",
+            )
     listen = options.listen or spec.gateway.listen
     try:
         host, port = host_port(listen)

@@ -52,7 +52,7 @@ def test_a_mistake_is_told_with_a_way_out(
 
 def test_every_mistake_in_a_file_is_told_at_once(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (empty_folder / "chat.yaml").write_text(
-        "models:\n  chat:\n    sorce: pypi:x\n    replicas: 0..8\n    engine: vlm\naliases: {a: chatt}\n"
+        "models:\n  chat:\n    sorce: pypi:x\n    replicas: 8..0\n    engine: vlm\naliases: {a: chatt}\n"
     )
     assert main(["serve", "chat.yaml"]) == 78
     said = capsys.readouterr().err

@@ -132,8 +132,6 @@ class Engine:
     read: Callable[[str, str], Reading]
     warm: Callable[[Placement], Probe | None] = lambda placement: None
     speaks: Callable[[Placement], Speaks] = lambda placement: "openai"
-    lossy: Callable[[ModelFacts], str | None] = lambda facts: None
-    """What it changes of the weights when it loads them, in one sentence; `auto` passes it over then. None when nothing."""
     ports: int = 1
     """Consecutive loopback ports that it needs, the first to serve."""
     grace_seconds: float = 5.0

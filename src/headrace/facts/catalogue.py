@@ -98,6 +98,12 @@ def kaito_preset(repo: str) -> str | None:
 
 
 @cache
+def kaito_repository(preset: str) -> str | None:
+    """The name on the Hugging Face hub of the model behind a preset of KAITO's; None for a preset that is not known."""
+    return next((str(name) for name, known in _content("kaito.yaml").items() if str(known).lower() == preset.lower()), None)
+
+
+@cache
 def _presets() -> Mapping[str, str]:
     return {name.lower(): str(preset) for name, preset in _content("kaito.yaml").items()}
 

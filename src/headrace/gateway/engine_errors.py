@@ -46,8 +46,11 @@ KNOWN = (
     # Triton: 404 for a model that is being unloaded, and for one that this replica has not got
     Known("has no available versions", 503, "model_unavailable", elsewhere=True),
     Known("Request for unknown model:", 404, "model_not_found", elsewhere=True),
-    # Triton: 500 for JSON that is none
+    # Triton: 500 for JSON that is none, and for JSON in which something is missing or of the wrong kind
     Known("failed to parse the request JSON buffer", 400, "invalid_json"),
+    Known("Unable to parse '", 400, "invalid_type"),
+    # llama.cpp inside of Triton, which keeps of its error the words only
+    Known("exceeds the available context size", 400, _TOO_LONG),
     # Triton: in an answer of status 200 of a model that may send several
     Known("generate expects model to produce exactly 1 response", 400, "unsupported"),
     # TGI 3.3.7: 429, and in the first event of a stream, where the status is 422 whatever it is

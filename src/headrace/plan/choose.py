@@ -1,7 +1,7 @@
 """What one model runs with, before memory has its say: engine, task, context, slots, threads; each with its reason."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from headrace.engines.base import Engine
 from headrace.facts.hardware import Machine
@@ -73,20 +73,7 @@ def engine(model: ModelSpec, facts: ModelFacts, task: Task, here: Here) -> Decis
     if not able:
         reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in refused.items())
         return f"no engine here can {task} with it ({reasons})."
-    return _unaltered(able, facts, task, model.for_.users, here)
-
-
-def _unaltered(able: list[str], facts: ModelFacts, task: Task, users: int | None, here: Here) -> Decision:
-    """The fastest of those that load the weights as they are; of others only when there are none, and their price is said."""
-    altered = {name: what for name in able if (what := here.engines[name].lossy(facts))}
-    exact = [name for name in able if name not in altered]
-    chosen = here.rates.fastest(exact or able, facts, task, users)
-    fastest = here.rates.fastest(able, facts, task, users).value
-    if fastest not in altered:
-        return chosen
-    if chosen.value == fastest:
-        return replace(chosen, reason=f"{chosen.reason}; but {altered[fastest]}")
-    return replace(chosen, reason=f"{chosen.reason}; {fastest} was measured to be faster, but {altered[fastest]}")
+    return here.rates.fastest(able, facts, task, model.for_.users)
 
 
 def draft(

@@ -5,6 +5,7 @@ from typing import Any
 from headrace.spec.document import Document, Path
 from headrace.spec.model import NOT_YET, SECTIONS, fields
 from headrace.spec.sentences import kind, nearest
+from headrace.units import parse_range
 
 _LATER = "is not supported yet in this version."
 
@@ -15,12 +16,16 @@ def known(document: Document) -> dict[str, Any]:
     models = value.get("models")
     if isinstance(models, dict):
         value["models"] = {name: _model(document, ("models", name), model) for name, model in models.items()}
-    for section in ("gateway", "weights", "machine"):
+    for section in ("gateway", "weights", "machine", "kubernetes"):
         if isinstance(value.get(section), dict):
             value[section] = _section(document, (section,), value[section])
     gateway = value.get("gateway")
     if isinstance(gateway, dict) and isinstance(gateway.get("queue"), dict):
         gateway["queue"] = _section(document, ("gateway", "queue"), gateway["queue"])
+    cluster = value.get("kubernetes")
+    for section in ("storage", "nodes"):
+        if isinstance(cluster, dict) and isinstance(cluster.get(section), dict):
+            cluster[section] = _section(document, ("kubernetes", section), cluster[section])
     return value
 
 
@@ -37,7 +42,23 @@ def _model(document: Document, path: Path, value: Any) -> Any:
         model["engine"] = _engine(document, (*path, "engine"), model["engine"])
     if isinstance(model.get("for"), dict):
         model["for"] = _section(document, (*path, "for"), model["for"])
-    return model
+    if isinstance(model.get("scale"), dict):
+        model["scale"] = _section(document, (*path, "scale"), model["scale"])
+    return _ranged(model)
+
+
+def _ranged(model: dict[str, Any]) -> dict[str, Any]:
+    """`replicas: 0..8` is short for `scale: {replicas: 0..8}`. Only what is such a range is taken for one."""
+    text, scale = model.get("replicas"), model.get("scale", {})
+    if not isinstance(text, str) or not isinstance(scale, dict) or "replicas" in scale:
+        return model
+    try:
+        least, most = parse_range(text)
+    except ValueError:
+        return model
+    if least == most:
+        return model
+    return {**{key: value for key, value in model.items() if key != "replicas"}, "scale": {**scale, "replicas": text}}
 
 
 def _engine(document: Document, path: Path, value: Any) -> Any:

@@ -22,16 +22,15 @@ from pydantic.fields import FieldInfo
 
 from headrace.spec.addresses import host_port, server_url
 from headrace.spec.engines import OPTIONS, CustomOptions, Engine, EngineOptions, LlamaCppOptions
+from headrace.spec.kubernetes import KubernetesSpec, NodesSpec, ScaleSpec, StorageSpec
 from headrace.spec.rules import astray, conflicts, doubled
 from headrace.spec.values import Bytes, Count, Seconds, Strict, form, read
 from headrace.traffic import Task
 from headrace.units import parse_range
 
 NOT_YET: Mapping[str, tuple[str, ...]] = {
-    "models.*": ("scale",),
     "gateway": ("keys",),
     "weights": ("keep",),
-    "": ("kubernetes",),
 }
 """Keys of later versions, by the path of the mapping they belong to (`*` is any model's name, "" the top)."""
 
@@ -144,8 +143,10 @@ class ModelSpec(Strict):
     )
     for_: ForSpec = Field(ForSpec(), alias="for", description="What it is for: users, lengths and latencies.")
     replicas: Annotated[int, read(lambda text: _fixed(text)), Field(ge=1, le=64)] = Field(
-        1, description="How many copies run. Not with `url`, where every address is one replica."
+        1,
+        description="How many copies run. Not with `url`, where every address is one replica. In Kubernetes also a range: 0..8.",
     )
+    scale: ScaleSpec = Field(ScaleSpec(), description="How `replicas` follow the load; with a range, in Kubernetes.")
 
     @property
     def engine_name(self) -> str:
@@ -307,6 +308,8 @@ class Spec(Strict):
         most = f" x {self.machine.max}" if self.machine.max is not None else ""
         return self.machine.gpus or f"azure:{self.machine.azure}{most}"
 
+    kubernetes: KubernetesSpec = Field(KubernetesSpec(), description="Used by `headrace render` only.")
+
     @model_validator(mode="after")
     def _aliases_lead_somewhere(self) -> "Spec":
         for alias, what in astray(self.models, self.aliases):
@@ -322,10 +325,14 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "models.*.engine": EngineOptions,
     **{f"models.*.engine.{name}": options for name, options in OPTIONS.items()},
     "models.*.for": ForSpec,
+    "models.*.scale": ScaleSpec,
     "gateway": GatewaySpec,
     "gateway.queue": Queue,
     "weights": WeightsSpec,
     "machine": MachineSpec,
+    "kubernetes": KubernetesSpec,
+    "kubernetes.storage": StorageSpec,
+    "kubernetes.nodes": NodesSpec,
 }
 """Every mapping with fixed keys, by its path: what may be written there, and what the reference page is made of."""
 
@@ -338,5 +345,5 @@ def fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
 def _fixed(text: str) -> int:
     least, most = parse_range(text)
     if least != most:
-        raise ValueError(f'"{text}": a range of replicas is not supported yet in this version; write a number such as 1')
+        raise ValueError(f'"{text}" is a range; write a number such as 1 here, or `scale: {{replicas: {text}}}`')
     return least

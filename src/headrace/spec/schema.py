@@ -43,7 +43,12 @@ def _loosen(definitions: dict[str, Any]) -> None:
     model["url"]["anyOf"] = [text, {"type": "array", "items": text, "minItems": 1}]
     for keyword in ("type", "items"):
         model["url"].pop(keyword, None)
-    model["replicas"] |= {"type": ["integer", "string"], "pattern": "^[0-9]+$"}
+    model["replicas"] |= {"type": ["integer", "string"], "pattern": r"^[0-9]+(\.\.[0-9]+)?$"}
+    definitions["ScaleSpec"]["properties"]["replicas"] = {
+        "description": definitions["ScaleSpec"]["properties"]["replicas"]["description"],
+        "type": ["integer", "string"],
+        "pattern": r"^[0-9]+(\.\.[0-9]+)?$",
+    }
     model["key"] |= {"pattern": "^env:[A-Za-z_][A-Za-z0-9_]*$"}
     definitions["ModelSpec"]["oneOf"] = [{"required": ["source"]}, {"required": ["url"]}, _commanded()]
     for name, key in (("CustomOptions", "command"), *((f"{kind}Options", "args") for kind in ("Vllm", "Sglang", "Tgi"))):

@@ -17,6 +17,10 @@ class Answer:
     body: bytes
 
 
+class ShutDoor(ValueError):
+    """The connection was accepted and closed without a byte of an answer, as servers do that let nobody in any more."""
+
+
 async def get(address: str, path: str, timeout: float, key: str | None = None) -> Answer:
     """The answer to `GET path`: see `ask`."""
     return await ask(address, "GET", path, b"", timeout, key)
@@ -26,7 +30,7 @@ async def ask(address: str, method: str, path: str, body: bytes, timeout: float,
     """The answer of `address` (`unix:/path` or `http://host:port`), on a connection of its own; a `body` is JSON.
 
     Raises TimeoutError after `timeout` seconds, OSError when there is no connection or it breaks, ValueError when what
-    comes is not HTTP, is longer than 4 MiB or ends too early; nothing else.
+    comes is not HTTP, is longer than 4 MiB or ends too early (ShutDoor: before it began); nothing else.
     """
     async with asyncio.timeout(timeout):
         reader, writer = await _connect(address)
@@ -85,6 +89,8 @@ async def _read(reader: asyncio.StreamReader) -> Answer:
         if received > LARGEST_BODY:
             raise ValueError(f"the answer is longer than {LARGEST_BODY} bytes")
         _feed(parser, data)
+    if not received:
+        raise ShutDoor("the answer ended too early, before it began")
     if not response.complete and (response.framed or not response.headed):  # without a length, its end is the end
         raise ValueError("the answer ended too early")
     return Answer(parser.get_status_code(), bytes(response.body))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.engines.base import Engine, Probe, Reading
-from headrace.targets.http import Answer, ask, get
+from headrace.targets.http import Answer, ShutDoor, ask, get
 
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
@@ -20,7 +20,7 @@ class Health:
     unasked: bool = False
     """It is our own fault that we do not know: no verdict on the server."""
     closed: bool = False
-    """It accepts no connections: nothing listens there (any more)."""
+    """It accepts no connections, or shuts them without a word: nothing listens there (any more)."""
     trouble: str = ""
 
 
@@ -31,7 +31,7 @@ async def health(address: str, path: str, timeout: float, key: str | None = None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
             return Health(ready=False, unasked=True, trouble="it could not be asked: too many files are open here")
-        closed = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+        closed = isinstance(error, ConnectionRefusedError | FileNotFoundError | ShutDoor)
         return Health(ready=False, closed=closed, trouble=f"{path} {_cause(error, timeout)}")
     if answer.status == 200:
         return Health(ready=True)

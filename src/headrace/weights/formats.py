@@ -137,6 +137,11 @@ def _nothing(names: Sequence[str], formats: Sequence[str], pick: str | None, whe
             f"{where} has safetensors weights, and {wanted} is needed.",
             "Look for a repository of the same name that ends in -GGUF, often of the same owner.",
         )
+    if ggufs and "gguf" not in formats:
+        return WeightsError(
+            f"{where} has GGUF weights ({ggufs[0].rpartition('/')[2]}), and {wanted} is needed.",
+            "Name the repository that they were made from, or another engine: llamacpp loads them as they are.",
+        )
     if pickles := [name for name in names if is_pickle(name)]:
         return WeightsError(f"{where} is refused: {why_not_pickle(pickles)}")
     have = ", ".join(names[:8]) or "nothing"

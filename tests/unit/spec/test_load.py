@@ -115,7 +115,10 @@ M = "models: {a: hf:a/b}\n"
         ("? [a]\n: b\n" + M, ["1:3: has a key that is not text."]),
         # --- keys
         ("models: {a: hf:a/b, a: hf:c/d}", ["1:21: models.a: appears twice; first in line 1, column 10."]),
-        (M + "foo: 1", ["2:1: foo: is not a key here. Keys here: models, aliases, gateway, weights, machine."]),  # nothing near
+        (
+            M + "foo: 1",
+            ["2:1: foo: is not a key here. Keys here: models, aliases, gateway, weights, machine, kubernetes."],
+        ),  # nothing near
         (M + "gatway: {}", ["2:1: gatway: is not a key here. Did you mean gateway?"]),
         ("gateway: {}", ["1:1: models: is missing."]),
         ("models: {}", ["1:9: models: names no model."]),
@@ -133,7 +136,9 @@ M = "models: {a: hf:a/b}\n"
         ("models: {a: {source: x, engine: 3}}", ["1:33: models.a.engine: must be a mapping, not the number 3."]),
         ("models: {a: {source: x, engine: {}}}", ["1:33: models.a.engine: names no engine. Write {llamacpp: {threads: 2}}."]),
         ("models: {a: {source: x, engine: {llamacpp: {wait: activ}}}}", ["Did you mean active?"]),
-        ("models: {a: {source: x, replicas: 0..8}}", ['"0..8": a range of replicas is not supported yet']),
+        ("models: {a: {source: x, replicas: 0..0}}", ["0 is below the least, 1."]),
+        ("models: {a: {source: x, scale: {replicas: 0..0}}}", ['"0..0" ends at 0.']),
+        ("models: {a: {source: x, replicas: 1..2, scale: {replicas: 3}}}", ['"1..2" is a range.']),
         ("models: {a: {source: x, replicas: two}}", ['"two" is not a count.']),
         (M + "gateway: {queue: {wait: 1x}}", ['2:25: gateway.queue.wait: "1x" is not a duration.']),
         (M + "gateway: {drain: .nan}", ["must be a finite number, not the number nan."]),  # would never end
@@ -204,7 +209,8 @@ def test_a_mistake_is_told_where_it_stands(text: str, mistakes: list[str]) -> No
 
 def test_all_mistakes_are_told_at_once_and_in_order() -> None:
     text = (
-        "models:\n  a: {source: 7, context: 1, foo: 1, engine: vlm}\n  b: {url: [x], key: k}\naliases: {z: q}\nkubernetes: {}\n"
+        "models:\n  a: {source: 7, context: 1, foo: 1, engine: vlm}\n  b: {url: [x], key: k}\n"
+        "aliases: {z: q}\nkubernetes: {x: 1}\n"
     )
     lines = [line.split(":")[0] for line in told(text)]
     assert lines == ["2", "2", "2", "2", "3", "3", "4", "5"]

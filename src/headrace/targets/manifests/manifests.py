@@ -1,0 +1,78 @@
+"""A Cluster → every object, in the order in which they are made; and the files that they are kept in."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from headrace.targets.manifests import kaito, objects
+from headrace.targets.manifests.base import Cluster, Manifest, labels
+from headrace.targets.manifests.gateway import gateway
+
+MARK = "# Made by headrace render. Edit headrace.yaml instead."
+KUSTOMIZATION = "kustomization.yaml"
+_INSTANCE = "app.kubernetes.io/instance"
+_WIDTH = 10**6  # no line is broken: a query stays one that can be copied
+
+
+def manifests(cluster: Cluster) -> list[Manifest]:
+    """All objects of the cluster."""
+    made = [_namespace(cluster)]
+    for load in cluster.workloads:
+        on_kaito = cluster.spec.target == "kaito" and load.need.gpus
+        made += (kaito if on_kaito else objects).objects(cluster, load)
+    return [*made, *gateway(cluster)]
+
+
+def files(made: list[Manifest]) -> dict[str, str]:
+    """A file for each object by its path, and the kustomization that lists them: a folder for each model."""
+    named = {_path(manifest): f"{MARK}\n{dumped(manifest)}" for manifest in made}
+    assert len(named) == len(made), "two objects of one kind and name"
+    kustomization: Mapping[str, Any] = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(named),
+    }
+    return {**named, KUSTOMIZATION: f"{MARK}\n{dumped(kustomization)}"}
+
+
+def stream(made: list[Manifest]) -> str:
+    """All objects as one stream of documents, for `kubectl apply -f -`."""
+    return "".join(f"---\n{dumped(manifest)}" for manifest in made)
+
+
+def dumped(value: Mapping[str, Any]) -> str:
+    """YAML as the API machinery reads it: no anchors, and what would be read as something else in quotes."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=_WIDTH, allow_unicode=True)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: Any, value: str) -> Any:
+    """Files in ConfigMaps line by line."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _path(manifest: Manifest) -> str:
+    kind, about = manifest["kind"].lower(), manifest["metadata"]
+    if kind == "namespace":
+        return f"{kind}.yaml"
+    instance = about["labels"][_INSTANCE]
+    return f"{instance}/{kind}.yaml" if about["name"] == instance else f"{instance}/{kind}-{about['name']}.yaml"
+
+
+def _namespace(cluster: Cluster) -> Manifest:
+    """Pods that are less than restricted are warned of, not refused: others may share the namespace."""
+    levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("audit", "warn")}
+    own = labels(cluster.spec.namespace, "namespace", cluster.version)
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": cluster.spec.namespace, "labels": {**own, **levels}},
+    }

@@ -1,0 +1,1 @@
+"""Node pools as commands for AKS and as objects for Karpenter."""

@@ -1,0 +1,1 @@
+"""How GPUs are shared in a cluster: NVIDIA's device plugin and mig-parted, configured by what was packed."""
