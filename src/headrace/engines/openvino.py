@@ -10,10 +10,11 @@ from headrace.facts.model import ModelFacts
 from headrace.traffic import Task
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-QUANTIZATIONS = ("F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q4_K_M", "Q4_K_S", "Q6_K")
-"""Of those that its reader of GGUF files loads; with these it gave llama.cpp's tokens for made-up models and a real one, but
-for Q4_1 and Q4_K, whose minimums it rounds to whole steps: as large an error as the quantization's own.
-"""
+AS_THEY_ARE = ("F16", "Q8_0", "Q4_0")
+WIDE = ("F32", "BF16")
+"""Quantizations that OpenVINO takes as they are, and those that become F16; all others become Q8_0 (`openvino_gguf.py`)."""
+
+Q8_0_BYTES = 34 / 32
 RUNTIME_BYTES = 240_000_000
 LAYER_BYTES = 5_000_000
 COPY, COPY_F16 = 1.15, 3.0
@@ -26,7 +27,7 @@ def refuse(facts: ModelFacts | None, task: Task) -> str | None:
     """Why OpenVINO cannot serve the model for `task`, in one sentence with a way out; None if it can, as far as facts say.
 
     Two things they do not say are found when it is loaded: a tokenizer that is no byte-level BPE, and scaled positions
-    (`rope_freqs`: Llama 3.1 and later), which its reader would ignore.
+    (Llama 3.1 and later), which OpenVINO's reader would ignore.
     """
     if facts is None:
         return "OpenVINO GenAI runs language models, and this is none."
@@ -38,24 +39,31 @@ def refuse(facts: ModelFacts | None, task: Task) -> str | None:
         return f"OpenVINO GenAI reads {', '.join(ARCHITECTURES)} from GGUF files, not {facts.architecture}: use llamacpp."
     if facts.experts is not None:
         return "OpenVINO GenAI reads no mixture of experts from a GGUF file: use llamacpp."
-    if facts.quantization not in QUANTIZATIONS:
-        return f"OpenVINO GenAI cannot read {facts.quantization}: use a GGUF in Q8_0, Q4_0 or F16, or llamacpp."
     return None
 
 
 def overhead(facts: ModelFacts | None, placement: Placement) -> int:
-    """Bytes beyond weights and KV cache: the process, graph and kernels per layer, a second copy of the weights in the
-    layout of the CPU (at F16 a larger one), activations of a step's tokens.
+    """Bytes beyond weights and KV cache: the process, graph and kernels per layer, activations of a step's tokens, a second
+    copy of the weights in the layout of the CPU (at F16 a larger one), and by how much they grow when they are converted.
 
     Fitted to the resident memory, with every slot's context full, of SmolLM2-135M (Q4_1, Q8_0, F16; 1 to 32 slots) and of
     made-up models of 170 and 740 million parameters (Q4_0, Q8_0), openvino-genai 2026.4.1 on x86-64 with AVX-512. The
     tests have the figures; it is never below them, and above by at most 210 MB. Not measured with large models.
     """
     assert facts  # `refuse` has seen to it
-    copy = COPY_F16 if facts.quantization == "F16" else COPY
+    loaded = loaded_bytes(facts)
+    copy = COPY_F16 if facts.quantization in ("F16", *WIDE) else COPY
     batch = int(placement.options.get("batch", DEFAULTS["batch"]))
     activations = max(batch, placement.slots) * facts.hidden * ACTIVATION_BYTES
-    return RUNTIME_BYTES + facts.layers * LAYER_BYTES + int(facts.weight_bytes * copy) + activations
+    grown = loaded - facts.weight_bytes
+    return max(0, grown) + RUNTIME_BYTES + facts.layers * LAYER_BYTES + int(loaded * copy) + activations
+
+
+def loaded_bytes(facts: ModelFacts) -> int:
+    """What the weights take in the format that OpenVINO gets them in."""
+    if facts.quantization in AS_THEY_ARE:
+        return facts.weight_bytes
+    return int(facts.parameters * (2 if facts.quantization in WIDE else Q8_0_BYTES))
 
 
 def cache_bytes_per_token(facts: ModelFacts) -> int:
@@ -102,5 +110,5 @@ ENGINE = Engine(
     launch=launch,
     read=own.read,
     warm=warm,
-    note="Several times the throughput of llama.cpp on a CPU under load; Q4_0 and Q8_0 keep their quality, Q4_1 and Q4_K lose.",
+    note="Several times the throughput of llama.cpp on a CPU under load; it converts a model once, most of them to 8 bits.",
 )

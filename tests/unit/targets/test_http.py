@@ -4,6 +4,7 @@ import pytest
 from canned_server import CannedServer
 
 from headrace.targets.http import LARGEST_BODY, Answer, get
+from headrace.targets.probes import health
 
 
 def server(answer, stays_open=False):
@@ -50,6 +51,14 @@ async def test_what_is_no_whole_answer_is_a_value_error(answer, why):
     async with server(answer) as there:
         with pytest.raises(ValueError, match=why):
             await get(there.address, "/health", 20.0)
+
+
+@pytest.mark.parametrize(("answer", "closed"), [(b"", True), (b"HTTP/1.1 200", False), (b"not HTTP at all\r\n\r\n", False)])
+async def test_a_door_that_is_shut_without_a_word_is_closed(answer, closed):
+    """As that of a tritonserver that was told to end: what runs there goes on, and it must not be killed for that."""
+    async with server(answer) as there:
+        found = await health(there.address, "/health", 5.0)
+    assert (found.ready, found.closed) == (False, closed)
 
 
 async def test_silence_ends_in_a_timeout():
