@@ -76,6 +76,15 @@ WORDS = {
     "triton has not": (404, '{"error":"Request for unknown model: \'nosuch\' is not found"}', 404, "model_not_found", True),
     "triton shape": (400, '{"error":"[request id: 1] unexpected shape for input \'x\'"}', 400, "invalid_request_error", False),
     "triton json": (500, '{"error":"failed to parse the request JSON buffer: Missing a name"}', 400, "invalid_json", False),
+    # seen by the contract suite: a key of V2 that is missing or of another kind
+    "triton type": (500, '{"error":"Unable to parse \'inputs\': not an array"}', 400, "invalid_type", False),
+    "triton context": (
+        400,
+        '{"error":"the request exceeds the available context size, try increasing it"}',
+        400,
+        "context_length_exceeded",
+        False,
+    ),
     "triton in an event": (400, 'data: {"error":"boom it was"}\n\n', 400, "invalid_request_error", False),
     # TGI 3.3.7 (R)
     "tgi is full": (429, '{"error":"Model is overloaded","error_type":"overloaded"}', 429, "engine_overloaded", True),
