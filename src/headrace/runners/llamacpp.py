@@ -5,17 +5,15 @@ the spec cannot be read, 0 when the process that started it is gone, or on SIGTE
 """
 
 import contextlib
-import json
 import os
 import signal
 import socket
-import stat
-import sys
 import threading
 import time
 from typing import Any
 
-CANNOT_LOAD = 3
+from headrace.runners.child import begin, fail
+
 DRAIN_SECONDS = 600
 """Longest that requests may run on after SIGTERM; whoever sent it has a shorter limit of their own."""
 
@@ -29,12 +27,10 @@ BRIEF_SPINS = "1000"
 
 def main() -> None:
     """Load the model, serve until told to stop. Does not return."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for Headrace, which drains first
-    spec = _spec()
-    _leave_with_parent()
+    spec = begin()
     _waiting(spec["wait"])
     if not os.path.isfile(spec["model"]):
-        _fail(f"cannot load {spec['model']}: there is no such file")
+        fail(f"cannot load {spec['model']}: there is no such file")
     parameters = _parameters(spec)
     server = _serve(parameters, spec["model"])
     # Only now: the constructor holds the GIL, a handler would run late; until here SIGTERM kills, which is right.
@@ -84,27 +80,6 @@ def _connection(address: str) -> socket.socket:
         return connection
     host, _, port = address.removeprefix("http://").rpartition(":")
     return socket.create_connection((host, int(port)), 5)
-
-
-def _spec() -> dict[str, Any]:
-    try:
-        return dict(json.loads(sys.argv[1]))
-    except (IndexError, ValueError, TypeError) as error:
-        print(f"usage: python -m headrace.runners.llamacpp JSON ({error})", file=sys.stderr)
-        sys.exit(2)
-
-
-def _leave_with_parent() -> None:
-    """Exit at the end of stdin, a pipe whose other end our parent holds: however it died, on any system."""
-    kind = os.fstat(0).st_mode
-    if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):  # started by hand, stdin is a terminal or /dev/null
-        threading.Thread(target=_await_end_of_stdin, daemon=True).start()
-
-
-def _await_end_of_stdin() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(0)
 
 
 def _waiting(wait: str) -> None:
@@ -168,12 +143,7 @@ def _serve(p: Any, model: str) -> Any:
         return xllamacpp.Server(p)  # returns when the model is loaded; until then HTTP says 503
     except RuntimeError as error:  # always "Failed to init server": llama.cpp says why on stderr, from a thread of its own
         time.sleep(0.1)
-        _fail(f"cannot load {model}: {error} (llama.cpp gives the cause in the lines before)")
-
-
-def _fail(message: str) -> Any:
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(CANNOT_LOAD)  # not os._exit, which would lose what llama.cpp has not written yet
+        fail(f"cannot load {model}: {error} (llama.cpp gives the cause in the lines before)")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ TURNS = 6
 a new connection has its first token after 10 steps with one turn, after 2 with six or more; an idle turn takes about 10 µs.
 """
 
+CLEARING_STEPS = 3
+"""Until the pipeline has let go of what was cancelled; it takes two."""
+
 
 class Piece(NamedTuple):
     """More of the answer number `choice`. `tokens` are those generated since the last piece; `finish` is why it ended."""
@@ -183,7 +186,7 @@ class Batching:
             config = configured(self._pipe.get_config(), rest.settings)
             answer.handle = self._pipe.add_request(self._requests, self._tensor(rest.tokens), config)
         except Exception as error:
-            answer.fail(Refused(400, f"OpenVINO refused the request: {cause(error)}", "invalid_value"))
+            self._refuse(answer, Refused(400, f"OpenVINO refused the request: {cause(error)}", "invalid_value"))
             return False
         if not answer.generated:
             self._counts.tokens_in.inc(len(rest.tokens))
@@ -198,18 +201,20 @@ class Batching:
         for answer in self._running:
             answer.handle.cancel()
         try:
-            while self._pipe.has_non_finished_requests():
+            for _ in range(CLEARING_STEPS):
                 self._pipe.step()
         except Exception:
+            return False
+        if self._pipe.has_non_finished_requests():
             return False
         stopped, self._running = [answer for answer in self._running if not answer.gone], []
         for answer in stopped:
             answer.handle = None
             if answer.fresh:
                 message = f"The schema cannot be used: {why}"
-                answer.fail(Refused(400, message, "unsupported_schema", "response_format"))
+                self._refuse(answer, Refused(400, message, "unsupported_schema", "response_format"))
             elif answer.prompt.settings.schema is not None:
-                answer.fail(_broken("a step failed"))
+                self._refuse(answer, _broken("a step failed"))
         self._waiting.extendleft(answer for answer in reversed(stopped) if not answer.gone)
         return True
 
@@ -224,18 +229,23 @@ class Batching:
             status = answer.handle.get_status().name
             if answer.gone and status == "RUNNING":
                 answer.handle.cancel()  # it said a stop string, which OpenVINO knows nothing of
-            elif not answer.gone and status == "IGNORED":
-                answer.fail(Refused(503, "The KV cache is full.", "out_of_cache", kind="server_error"))
-            if answer.gone:
+            if not answer.gone and status != "RUNNING":  # nobody may wait for ever
+                why = "the KV cache is full" if status == "IGNORED" else f"the request ended as {status}"
+                self._refuse(answer, _broken(why))
+            elif answer.gone:
                 self._counts.requests.labels("done").inc()
         self._running = [answer for answer in self._running if answer.handle.get_status().name == "RUNNING"]
         self._show()
+
+    def _refuse(self, answer: _Answer, error: Refused) -> None:
+        answer.fail(error)
+        self._counts.requests.labels("failed").inc()
 
     def _fail(self, why: str) -> None:
         self.broken = why
         for answer in (*self._running, *self._waiting):
             if not answer.gone:
-                answer.fail(_broken(why))
+                self._refuse(answer, _broken(why))
         self._running.clear()
         self._waiting.clear()
         self._show()

@@ -6,15 +6,12 @@ Headrace but its neighbours here.
 
 import asyncio
 import hmac
-import json
 import os
 import signal
-import stat
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -22,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-CANNOT_LOAD = 3
-"""Exit code when the model cannot be loaded."""
+from headrace.runners.child import CANNOT_LOAD, begin, cause, fail
+
+__all__ = ["CANNOT_LOAD", "Counts", "Keyed", "begin", "cause", "error", "fail", "serve", "unless_left"]
 
 OPEN_PATHS = ("/health", "/v2/health/live", "/v2/health/ready")
 """Asked by whoever wants to know whether it lives: without a key."""
@@ -34,48 +32,6 @@ DRAIN_SECONDS = 600
 _KEEP_ALIVE_SECONDS = 600  # idle connections are the gateway's to close: a server that closes first races with a request
 
 T = TypeVar("T")
-
-
-def spec() -> dict[str, Any]:
-    """The one argument, a JSON object. Exits with 2 when there is none."""
-    try:
-        return dict(json.loads(sys.argv[1]))
-    except (IndexError, ValueError, TypeError) as error:
-        print(f"usage: python -m {sys.modules['__main__'].__spec__.name} JSON ({error})", file=sys.stderr)  # type: ignore[union-attr]
-        sys.exit(2)
-
-
-def begin() -> dict[str, Any]:
-    """The spec, once the process is tied to its parent's life and deaf to Ctrl-C, which is for Headrace: it drains first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    given = spec()
-    leave_with_parent()
-    return given
-
-
-def leave_with_parent() -> None:
-    """Exit at the end of stdin, a pipe whose other end our parent holds: however it died, on any system."""
-    kind = os.fstat(0).st_mode
-    if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):  # started by hand, stdin is a terminal or /dev/null
-        threading.Thread(target=_await_end_of_stdin, daemon=True).start()
-
-
-def _await_end_of_stdin() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(0)
-
-
-def fail(message: str) -> NoReturn:
-    """Say in one line why the model cannot be loaded, and exit."""
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(CANNOT_LOAD)
-
-
-def cause(error: Exception) -> str:
-    """What went wrong, in one line: native libraries say where in the lines before."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
 
 
 class Counts:

@@ -22,13 +22,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headrace.runners import child
+from headrace.runners.child import CANNOT_LOAD
 from headrace.runners.triton_ask import busy, decoupled
 from headrace.runners.triton_config import TEXT_INPUTS, TEXT_OUTPUTS, Config, Tensor, render
 from headrace.runners.triton_environment import Environment, Unusable, asked, control
 from headrace.runners.triton_folder import Folder, models
 from headrace.runners.triton_server import Server, first
 
-CANNOT_LOAD, DIED = 3, 1
+DIED = 1
 CLOSED = "shared-memory,model-repository,trace,logging:headrace-closed=\r\n\r\n"
 """APIs that expect a header which HTTP cannot transport: nobody can call them."""
 
@@ -62,7 +64,7 @@ class Told:
 
 def main() -> None:
     """Serve until told to stop. Does not return."""
-    told, spec, folder = Told(), _spec(), Folder()
+    told, spec, folder = Told(), child.spec(), Folder()
     code = CANNOT_LOAD
     try:
         code = Run(spec, folder, told).result()
@@ -71,14 +73,6 @@ def main() -> None:
     finally:
         folder.remove()
     sys.exit(code)
-
-
-def _spec() -> dict[str, Any]:
-    try:
-        return dict(json.loads(sys.argv[1]))
-    except (IndexError, ValueError, TypeError) as error:
-        print(f"usage: python -m headrace.runners.triton JSON ({error})", file=sys.stderr)
-        sys.exit(2)
 
 
 class Run:

@@ -1,0 +1,57 @@
+"""What every child of ours shares, whatever serves in it: its spec, its parent's life, how it says that it cannot load.
+
+Imports next to nothing: llama.cpp's process is as small as it can be.
+"""
+
+import json
+import os
+import signal
+import stat
+import sys
+import threading
+from typing import Any, NoReturn
+
+CANNOT_LOAD = 3
+"""Exit code when the model cannot be loaded."""
+
+
+def spec() -> dict[str, Any]:
+    """The one argument, a JSON object. Exits with 2 when there is none."""
+    try:
+        return dict(json.loads(sys.argv[1]))
+    except (IndexError, ValueError, TypeError) as error:
+        print(f"usage: python -m {sys.modules['__main__'].__spec__.name} JSON ({error})", file=sys.stderr)  # type: ignore[union-attr]
+        sys.exit(2)
+
+
+def begin() -> dict[str, Any]:
+    """The spec, once the process is tied to its parent's life and deaf to Ctrl-C, which is for Headrace: it drains first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    given = spec()
+    leave_with_parent()
+    return given
+
+
+def leave_with_parent() -> None:
+    """Exit at the end of stdin, a pipe whose other end our parent holds: however it died, on any system."""
+    kind = os.fstat(0).st_mode
+    if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):  # started by hand, stdin is a terminal or /dev/null
+        threading.Thread(target=_await_end_of_stdin, daemon=True).start()
+
+
+def _await_end_of_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def fail(message: str) -> NoReturn:
+    """Say in one line why the model cannot be loaded, and exit."""
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(CANNOT_LOAD)  # not os._exit, which would lose what a native library has not written yet
+
+
+def cause(error: Exception) -> str:
+    """What went wrong, in one line: native libraries say where in the lines before."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
