@@ -10,6 +10,10 @@ from headrace.plan.base import Decision
 from headrace.traffic import Task
 
 _TITLES = {"llamacpp": "llama.cpp", "openvino": "OpenVINO", "vllm": "vLLM"}
+WORTH = 1.3
+"""How many times faster than the embedded engine another must be to be worth a slower start and more memory: OpenVINO's are ten
+times and 1.6 times llama.cpp's (SmolLM2-135M, 4 slots of 4,096 tokens).
+"""
 _SPREAD = 2
 """Models and machines other than the measured ones were off by up to this factor in what was published of llama.cpp."""
 _MOST_CORES = 16
@@ -50,12 +54,16 @@ class Rates:
         return self.engines[engine].at(users) if engine in self.engines else None
 
     def fastest(self, able: Sequence[str], facts: ModelFacts, task: Task, users: int | None) -> Decision:
-        """Of the engines that can, the fastest measured for so many users, with the others' figures; the first where none was."""
+        """Of the engines that can, the fastest measured for so many users where that is worth it, with the others' figures; the
+        first where none was measured.
+        """
         count = users or 1
         rates = {name: found for name in able if (found := self.at(name, count)) is not None}
         if task != "generate" or len(rates) < 2:
             return Decision("engine", able[0], f"can {task} with {facts.format} weights")
         best = max(rates, key=lambda name: rates[name])
+        if able[0] in rates and rates[best] < WORTH * rates[able[0]]:
+            best = able[0]  # it starts sooner and takes less
         others = ", ".join(f"{_TITLES.get(name, name)} {found:.0f}" for name, found in rates.items() if name != best)
         load = "one request at a time" if count == 1 else f"{count} requests at once"
         cores = self.engines[best].cores

@@ -32,7 +32,8 @@ def test_what_was_not_measured_is_unknown() -> None:
 @pytest.mark.parametrize(
     ("able", "users", "best"),
     [
-        (["llamacpp", "openvino"], None, "openvino"),  # also for one
+        (["llamacpp", "openvino"], None, "llamacpp"),  # 1.2 times the speed is not worth a start of ten times
+        (["llamacpp", "openvino"], 2, "openvino"),
         (["llamacpp", "vllm"], 1, "llamacpp"),  # vLLM on a CPU pays from several users on
         (["llamacpp", "vllm"], 8, "vllm"),
         (["llamacpp", "openvino", "vllm"], 32, "openvino"),
