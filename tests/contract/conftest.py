@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from engine_client import Server
+from outcomes import pytest_runtest_makereport, pytest_terminal_summary  # noqa: F401  # hooks
 
 from headrace.engines import engines
 from headrace.engines.base import Placement

@@ -40,7 +40,7 @@ class Answer:
     @property
     def events(self) -> list[Any]:
         """The events of a stream: JSON, or the text that is none; comments are left out."""
-        texts = [text.removeprefix("data: ") for text in self.body.decode().split("\n\n") if text.startswith("data: ")]
+        texts = [text[5:].strip() for text in self.body.decode().split("\n\n") if text.startswith("data:")]
         return [text if text == "[DONE]" else json.loads(text) for text in texts]
 
 
@@ -60,9 +60,9 @@ class Exchange:
         head += f"Content-Length: {len(body)}\r\n{authorization}\r\n"
         self._writer.write(head.encode() + body)
 
-    async def until(self, seen: bytes = b"") -> Answer:
+    async def until(self, seen: bytes = b"", seconds: float = 60) -> Answer:
         """The answer once `seen` is in its body, or once it is complete or broken off."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(seconds):
             while not (self.answer.complete or (seen and seen in self.answer.body)):
                 data = await self._reader.read(65536)
                 if not data:
@@ -114,3 +114,19 @@ class Server:
 
 def chat(text: str = "Say something.", **more: Any) -> dict[str, Any]:
     return {"model": "chat", "messages": [{"role": "user", "content": text}], "max_tokens": 8, "seed": 1, **more}
+
+
+def content(answer: Answer) -> str:
+    """The text of a chat that is no stream."""
+    assert answer.status == 200, answer.body
+    return str(answer.json["choices"][0]["message"]["content"])
+
+
+def texts(events: list[Any]) -> list[str]:
+    """The pieces of a chat's stream."""
+    return [choice["delta"].get("content") or "" for each in events for choice in each["choices"]]
+
+
+def header(answer: Answer, name: str) -> str:
+    """The header of that name, in lower case."""
+    return next(value for given, value in answer.headers.items() if given.lower() == name)
