@@ -8,8 +8,9 @@ the client) and the peak of their resident memory. Below: the gateway's rate by 
 
 import argparse
 import asyncio
+import itertools
 import json
-import os
+import re
 import socket
 import statistics
 import sys
@@ -22,13 +23,9 @@ from pathlib import Path
 
 import psutil
 
-from headrace.engines import engines
-from headrace.engines.base import Placement
 from headrace.facts.model import of
 from headrace.prepare import here
 from headrace.spec.load import loads
-from headrace.targets.base import Start, State
-from headrace.targets.local import LocalTarget
 from headrace.weights.cache import Cache, default_root
 from headrace.weights.source import parse
 
@@ -39,7 +36,7 @@ CONTEXT = 512
 USERS = (1, 8, 32)
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 TOPICS = ("river", "mill", "bridge", "harbour", "forest", "market", "tower", "garden", "railway", "library", "island", "school")
-PROMPT = "Write a long story about a {} and the people who live beside it, with their names, their work and what they hope for. "
+PROMPT = "Write a long story about {} and the people who live beside them, with their names, their work and what they hope for. "
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ async def measured(engine: str, way: str, server: Server, users: int, each: int)
 
 async def _client(server: Server, number: int, each: int) -> list[tuple[float, int]]:
     """(seconds to the first token, tokens) of each answer."""
-    return [await _ask(server, TOPICS[(number + turn) % len(TOPICS)] + f" number {number}-{turn}") for turn in range(each)]
+    return [await _ask(server, f"{next(_COUNT)} {TOPICS[(number + turn) % len(TOPICS)]}s") for turn in range(each)]
 
 
 async def _ask(server: Server, topic: str) -> tuple[float, int]:
@@ -137,6 +134,7 @@ def _cpu(roots: Sequence[int]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in _tree(roots))
 
 
+_COUNT = itertools.count(1000)  # no prompt is asked twice: engines remember them
 _PEAKS: dict[tuple[int, ...], int] = {}
 
 
@@ -148,41 +146,17 @@ async def _peak(roots: tuple[int, ...]) -> None:
         await asyncio.sleep(0.25)
 
 
-@asynccontextmanager
-async def bare(engine: str, weights: str) -> AsyncIterator[Server]:
-    """The engine by itself, started as Headrace starts it."""
-    placement = _placement(engine, weights)
-    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
-        target = LocalTarget(engines(), Path(folder), compiled=Path(default_root(), "engines"))
-        try:
-            await target.apply([Start("chat-1", "chat", placement, SLOTS, "a benchmark wants it")])
-            async with asyncio.timeout(600):
-                while True:
-                    (replica,) = await target.observe()
-                    if replica.state is State.READY and replica.endpoint and replica.pid:
-                        break
-                    if replica.state is State.FAILED:
-                        raise RuntimeError(replica.reason)
-                    await target.changed(0.2)
-            yield Server(replica.endpoint.address, replica.endpoint.key or "", (replica.pid,))
-        finally:
-            await target.close()
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One engine, reached through Headrace's gateway and past it."""
 
-
-def _placement(engine: str, weights: str) -> Placement:
-    cores = len(os.sched_getaffinity(0))
-    options = {
-        "llamacpp": {"wait": "brief", "batch": 512, "cache_type": "f16"},
-        "openvino": {"batch": 256, "cache_bytes": 1 << 29},
-        "vllm": {"args": (), "dtype": "auto", "device": "cpu", "cache_bytes": 1 << 29},
-    }[engine]
-    python = here(loads("models: {a: {source: x}}")).installed[engine].python
-    return Placement("chat", engine, "generate", weights, CONTEXT, SLOTS, cores, 0, options, python)
+    gateway: Server
+    bare: Server
 
 
 @asynccontextmanager
-async def served(engine: str, weights: str) -> AsyncIterator[Server]:
-    """The whole of Headrace with the engine behind it."""
+async def served(engine: str, weights: str) -> AsyncIterator[Pair]:
+    """The whole of Headrace with the engine behind it, and the engine itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -193,10 +167,20 @@ async def served(engine: str, weights: str) -> AsyncIterator[Server]:
         child = await asyncio.create_subprocess_exec(COMMAND, "serve", str(file), stderr=asyncio.subprocess.DEVNULL, cwd=folder)
         try:
             await _until_ready(port, child)
-            yield Server(f"http://127.0.0.1:{port}", "", (child.pid,))
+            yield Pair(Server(f"http://127.0.0.1:{port}", "", (child.pid,)), _engine(child.pid))
         finally:
             child.terminate()
             await child.wait()
+
+
+def _engine(headrace: int) -> Server:
+    """The engine that this Headrace started: where it listens, by its command line, and its key, by its environment."""
+    for process in psutil.Process(headrace).children(recursive=True):
+        environment, words = process.environ(), " ".join(process.cmdline())
+        key = environment.get("ENGINE_KEY") or environment.get("VLLM_API_KEY")
+        if key and (path := re.search(r"/[^\s\"]+\.sock", words)):
+            return Server(f"unix:{path[0]}", key, (process.pid,))
+    raise RuntimeError("no engine was found among Headrace's children")
 
 
 def _written(file: Path, spec: Mapping[str, object]) -> Path:
@@ -220,19 +204,34 @@ async def _until_ready(port: int, child: asyncio.subprocess.Process) -> None:
     raise RuntimeError("headrace ended")
 
 
-async def run(names: Sequence[str], weights: Mapping[str, str], turns: int) -> list[Result]:
-    """Every engine, bare and served; the tables as they grow."""
+async def run(names: Sequence[str], weights: Mapping[str, str], turns: int, rounds: int) -> list[Result]:
+    """Every engine, bare and through the gateway by turns, so that what else happens on the machine meets both; the table as it
+    grows.
+    """
     results = []
     print(f"{'engine':10} {'way':8} {'at once':>7} {'tok/s':>8} {'TTFT p50':>9} {'p99':>7} {'CPU s/1k':>9} {'peak MB':>8}")
     for name in names:
-        for way, server in (("bare", bare), ("gateway", served)):
-            async with server(name, weights[name]) as one:
-                await measured(name, way, one, 4, 1)  # warm
-                for users in USERS:
-                    result = await measured(name, way, one, users, turns if users > 1 else 2 * turns)
-                    results.append(result)
-                    print(_line(result), flush=True)
+        async with served(name, weights[name]) as pair:
+            await measured(name, "warm", pair.gateway, 4, 1)
+            for users in USERS:
+                each = turns if users > 1 else 2 * turns
+                found: dict[str, list[Result]] = {"bare": [], "gateway": []}
+                for number in range(rounds):
+                    ways = (("bare", pair.bare), ("gateway", pair.gateway))
+                    for way, server in ways if number % 2 else reversed(ways):
+                        found[way].append(await measured(name, way, server, users, each))
+                for several in found.values():
+                    results.append(_together(several))
+                    print(_line(results[-1]), flush=True)
     return results
+
+
+def _together(several: Sequence[Result]) -> Result:
+    """The medians of rounds, and their largest memory."""
+    first = several[0]
+    ttft = (statistics.median(one.first[0] for one in several), statistics.median(one.first[1] for one in several))
+    rate, cpu = (statistics.median(getattr(one, name) for one in several) for name in ("rate", "cpu"))
+    return Result(first.engine, first.way, first.users, rate, ttft, cpu, max(one.peak for one in several))
 
 
 def _line(one: Result) -> str:
@@ -263,14 +262,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", default="llamacpp,openvino")
     parser.add_argument("--hf", metavar="FOLDER", help="the model as a Hugging Face folder, for vLLM")
-    parser.add_argument("--turns", type=int, default=2, help="answers per client (twice as many where there is one)")
+    parser.add_argument("--turns", type=int, default=1, help="answers per client and round (twice as many where there is one)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured, by turns")
     asked = parser.parse_args()
     names = asked.engines.split(",")
     gguf = Cache(default_root()).fetch(parse(MODEL), lambda progress: None).path
     weights = {name: asked.hf if name == "vllm" else gguf for name in names}
     if not all(weights.values()):
         parser.error("vLLM loads no GGUF: name the model's Hugging Face folder with --hf")
-    results = asyncio.run(run(names, weights, asked.turns))
+    results = asyncio.run(run(names, weights, asked.turns, asked.rounds))
     print("\n" + "\n".join(verdicts(results, names, weights)))
 
 

@@ -33,10 +33,12 @@ def test_what_was_not_measured_is_unknown() -> None:
     ("able", "users", "best"),
     [
         (["llamacpp", "openvino"], None, "llamacpp"),
-        (["llamacpp", "openvino"], 2, "llamacpp"),  # as fast is not worth a start of ten times
+        (["llamacpp", "openvino"], 1, "llamacpp"),
+        (["llamacpp", "openvino"], 2, "openvino"),
         (["llamacpp", "openvino"], 32, "openvino"),
         (["llamacpp", "vllm"], 1, "llamacpp"),  # vLLM on a CPU pays from several users on
-        (["llamacpp", "vllm"], 8, "vllm"),
+        (["llamacpp", "vllm"], 8, "llamacpp"),  # a little faster is not worth a start of ten times
+        (["llamacpp", "vllm"], 32, "vllm"),
         (["llamacpp", "openvino", "vllm"], 32, "openvino"),
         (["llamacpp"], 32, "llamacpp"),
         (["other", "llamacpp"], 8, "other"),  # an engine of another package that nobody measured keeps its place
@@ -48,7 +50,8 @@ def test_the_fastest_measured_engine_is_chosen(able: list[str], users: int | Non
 
 def test_the_others_figures_are_told() -> None:
     reason = RATES.fastest(["llamacpp", "openvino"], SMOLLM2, "generate", 32).reason
-    assert reason.startswith("with 32 requests at once 326 tokens/s against llama.cpp 130")
+    ours, theirs = (RATES.engines[name].rates[32] for name in ("openvino", "llamacpp"))
+    assert reason.startswith(f"with 32 requests at once {ours:.0f} tokens/s against llama.cpp {theirs:.0f}")
 
 
 def test_embeddings_are_not_chosen_by_tokens() -> None:
@@ -65,4 +68,4 @@ def test_the_measured_model_on_the_measured_cores_is_in_the_middle(engine: str) 
 
 def test_ten_times_the_weights_are_a_tenth_of_the_speed() -> None:
     (large,) = RATES.estimate("llamacpp", replace(SMOLLM2, weight_bytes=980_000_000), 1, 2)
-    assert large.value == "4 to 15 tokens/s"
+    assert large.value == "3 to 13 tokens/s"  # half and twice 67.4 / 10
