@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from headrace import cli
 from headrace.gateway.metrics import NAMES
+from headrace.lint import texts as rules
 from headrace.spec import model, schema
 from headrace.units import show_duration
 
@@ -40,6 +41,7 @@ def pages() -> dict[str, str]:
     return {
         "spec.md": "\n".join(_page()) + "\n",
         "metrics.md": "\n".join(_metrics()) + "\n",
+        "rules.md": "\n".join(rules.page()) + "\n",
         "commands.md": "\n".join(_commands()) + "\n",
         "headrace.schema.json": json.dumps(schema.json_schema(), indent=2, ensure_ascii=False) + "\n",
     }

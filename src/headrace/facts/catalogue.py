@@ -104,6 +104,12 @@ def kaito_repository(preset: str) -> str | None:
 
 
 @cache
+def kaito_presets() -> tuple[str, ...]:
+    """The names of KAITO's presets, in small letters."""
+    return tuple(preset.lower() for preset in _presets().values())
+
+
+@cache
 def _presets() -> Mapping[str, str]:
     return {name.lower(): str(preset) for name, preset in _content("kaito.yaml").items()}
 
