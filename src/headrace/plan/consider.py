@@ -12,6 +12,7 @@ from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan import ways
 from headrace.plan.base import Decision
+from headrace.plan.batching import Closed, Limits, Outcome, Request, simulate
 from headrace.plan.embedding import embedding_speed, embedding_times
 from headrace.plan.intent import Intent, Wanted
 from headrace.plan.offer import Considered, Knowledge, Offer, Pool, Rejected
@@ -19,7 +20,6 @@ from headrace.plan.speed import Engine, Speed, estimate, fill_seconds, step_time
 from headrace.plan.vllm.memory import VllmMemory, vllm_memory
 from headrace.plan.vllm.weights import refuse_parallel
 from headrace.plan.ways import AS_THEY_ARE, VARIANTS, Variant, Way
-from headrace.simulate.batching import Closed, Limits, Outcome, Request, simulate
 
 _LEAST_SEQUENCES = 16
 _SIMULATED = 6  # requests per user in the simulation: enough for the queue to settle

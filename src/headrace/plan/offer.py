@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from headrace.facts.hardware import Gpu, Machine
 from headrace.plan.base import Decision
+from headrace.plan.batching import Outcome
 from headrace.plan.speed import Speed
 from headrace.plan.speed_constants import SpeedConstants
 from headrace.plan.vllm.constants import Constants
 from headrace.plan.vllm.memory import VllmMemory
 from headrace.plan.ways import Variant, Way
-from headrace.simulate.batching import Outcome
 
 VERSION = "0.33.0"
 """The version of vLLM that is planned for."""

@@ -1,7 +1,7 @@
 """How fast: tokens per second and time per token of a model on GPUs, with a range, and the limit that binds.
 
 There is no TTFT here. Queueing dominates it and every closed form is off by factors (planning.md section 4): give `step_times` to
-simulate/batching.py instead.
+batching.py instead.
 """
 
 from collections.abc import Callable

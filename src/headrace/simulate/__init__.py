@@ -1,1 +1,1 @@
-"""Discrete-event models of serving: what queueing does to latency, without a clock and without chance of their own."""
+"""Load in time: a trace through the gateway's queue, onto replicas that a policy starts and stops, without waiting for it."""

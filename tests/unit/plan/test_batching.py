@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import PlanError
-from headrace.simulate.batching import Closed, Limits, Outcome, Poisson, Request, simulate
+from headrace.plan.batching import Closed, Limits, Outcome, Poisson, Request, simulate
 
 LIMITS = Limits(requests=16, step_tokens=512, pool_tokens=20_000)
 

@@ -1,0 +1,1 @@
+"""How many replicas a load needs: pure policies by name, one vocabulary for all."""
