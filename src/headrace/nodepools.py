@@ -10,11 +10,13 @@ from headrace.facts import catalogue, request
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.learned import knowledge
+from headrace.plan import sharing
 from headrace.plan.consider import consider
-from headrace.plan.fleet import Member, fleet
+from headrace.plan.fleet import Member
 from headrace.plan.intent import wanted
-from headrace.plan.nodepool import NodePool, packed, whole
+from headrace.plan.nodepool import NodePool, whole
 from headrace.plan.offer import Considered, Knowledge, Offer, cheapest
+from headrace.plan.sharing import SHARED
 from headrace.planning import facts_of, without
 from headrace.prepare import cache_of
 from headrace.spec.kubernetes import taint
@@ -26,8 +28,6 @@ from headrace.targets.sharing import budget
 from headrace.targets.sharing.device_plugin import How
 from headrace.targets.sharing.wiring import OPERATOR, Wiring, wiring
 from headrace.terminal import Terminal
-
-_SHARED = ("mig", "time-slice", "process", "swap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ def nodepools(spec: Spec, wish: Wish, terminal: Terminal) -> str:
     """The script, or the objects; what does not add up is said on the terminal. Raises HeadraceError."""
     machines, members = _machines(spec, wish), _members(spec, wish, terminal)
     known = knowledge(cache_of(spec).root)
-    shared = wish.sharing or ("time-slicing" if any(m.wanted.share in _SHARED for m in members.values()) else None)
+    shared = wish.sharing or (spec.kubernetes.sharing if any(m.wanted.share in SHARED for m in members.values()) else None)
     ask = Ask(spec.kubernetes.nodes.taints, spec.kubernetes.nodes.labels, spot=wish.spot, zones=wish.zones)
     if shared is None:
         pools = _capped(whole(_offers(spec, members, machines, known), _ranges(spec)), machines, terminal)
         return _karpenter(pools, ask) if wish.karpenter else aks.commands(pools, ask) + _plugin_hint()
-    pools = _packed(_at_most(spec, members), machines, known)
+    pools = sharing.shared(_at_most(spec, members), machines, known).pools
     for pool in pools:
         for problem in budget.problems(pool, pools, shared):
             terminal.say(f"! {pool.name}: {problem}")
@@ -80,6 +80,14 @@ def _members(spec: Spec, wish: Wish, terminal: Terminal) -> dict[str, Member]:
     languages = {name for name, model in spec.models.items() if model.source and _on_gpus(model)}
     if left := [name for name, model in spec.models.items() if model.source and name not in languages]:
         terminal.say(f"No GPUs are planned for {', '.join(left)}.")
+    for name in sorted(languages & set(spec.kubernetes.split)):
+        count = spec.kubernetes.split[name]
+        terminal.say(f"{name} is split over {count} machines for each replica: they are not among these.")
+    languages -= set(spec.kubernetes.split)
+    if not languages:
+        raise UsageError(
+            "No model here needs machines with GPUs that this command counts.", "headrace plan says what each needs."
+        )
     asked = without(spec, set(spec.models) - languages)
     intents = intents_of(asked, Question(machine=wish.machine, offline=wish.offline))
     facts = facts_of(asked, ("safetensors", "gguf"), terminal, offline=wish.offline)
@@ -125,18 +133,6 @@ def _as_it_is(considered: Considered, facts: ModelFacts) -> Considered:
     """Without ways that need another checkpoint than the one named: AWQ is made before, not at load."""
     sayable = tuple(o for o in considered.offers if o.quantization.name != "awq" or facts.quantization == "awq")
     return replace(considered, offers=sayable)
-
-
-def _packed(members: dict[str, Member], machines: tuple[Machine, ...], known: Knowledge) -> tuple[NodePool, ...]:
-    if len({machine.sku.name for machine in machines if machine.sku}) > 1:
-        way = "Write `machine: {azure: SIZE, max: N}`, or --machine 'azure:SIZE x N'."
-        raise UsageError("GPUs are shared on machines of one size, and none is named.", way)
-    made = fleet(members, machines, known)
-    nowhere = [f"models.{name}: {reason}" for name, reason in made.refused.items()]
-    nowhere += [f"models.{each.name}: {each.reason} {each.fix}" for each in made.packing.unplaced]
-    if nowhere:
-        raise PlanError("\n".join(dict.fromkeys(nowhere)))
-    return packed(made.packing, machines)
 
 
 def _capped(pools: Sequence[NodePool], machines: Sequence[Machine], terminal: Terminal) -> tuple[NodePool, ...]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,17 @@ from headrace.learned import knowledge
 from headrace.plan.local_speed import Rates
 from headrace.planning import facts_of, without
 from headrace.prepare import cache_of
+from headrace.spec.kubernetes import taint
 from headrace.spec.model import ModelSpec, Spec
-from headrace.targets.manifests.base import Cluster, Manifest, Outside, Workload
-from headrace.targets.manifests.kaito import problems
+from headrace.targets.manifests import kaito
+from headrace.targets.manifests.base import GPU, Cluster, Manifest, Outside, Workload
+from headrace.targets.manifests.chart import chart
+from headrace.targets.manifests.exposure import bounded_by_class, guarded
+from headrace.targets.manifests.keda_rules import problems as keda
+from headrace.targets.manifests.known import LARGEST_FILE, Ground, Known
 from headrace.targets.manifests.manifests import MARK, files, manifests, stream
-from headrace.targets.manifests.placing import LARGEST_FILE, Ground, Known, workload
+from headrace.targets.manifests.placing import sharing_of, workload
+from headrace.targets.sharing import wiring
 from headrace.terminal import Terminal
 from headrace.weights.source import parse
 
@@ -36,20 +42,34 @@ class Wish:
     folder: Path | None = None
     prune: bool = False
     offline: bool = False
+    helm: bool = False
 
 
 def render(spec: Spec, wish: Wish, terminal: Terminal) -> str:
     """The stream of objects where it is to be printed, else one line that says what was written. Raises HeadraceError."""
+    if wish.helm and wish.folder is None:
+        raise UsageError("A chart is several files.", "Name a folder: headrace render --helm -o chart.")
+    cluster, made = objects(spec, wish, terminal)
+    for load in cluster.workloads:
+        _tell(load, terminal)
+    _tell_exposure(cluster, terminal)
+    sharing = _sharing(cluster, terminal)
+    if wish.folder is None:
+        return stream(made)
+    if wish.helm:
+        install = f"helm upgrade --install models {wish.folder} --namespace {spec.kubernetes.namespace} --create-namespace"
+        return write(chart(cluster) | sharing, wish.folder, prune=wish.prune, then=install)
+    return write(files(made) | sharing, wish.folder, prune=wish.prune, then=f"kubectl apply --server-side -k {wish.folder}")
+
+
+def objects(spec: Spec, wish: Wish, terminal: Terminal) -> tuple[Cluster, list[Manifest]]:
+    """What runs in the cluster, and its objects. Raises HeadraceError."""
     cluster = cluster_of(spec, wish, terminal)
     made = manifests(cluster)
     _refuse(made)
-    for load in cluster.workloads:
-        _tell(load, terminal)
     if cluster.spec.image is None:
         terminal.say(f"The image {cluster.image} is nowhere but where you build it: push it and name it as kubernetes.image.")
-    if wish.folder is None:
-        return stream(made)
-    return write(files(made), wish.folder, prune=wish.prune)
+    return cluster, made
 
 
 def cluster_of(spec: Spec, wish: Wish, terminal: Terminal) -> Cluster:
@@ -59,24 +79,69 @@ def cluster_of(spec: Spec, wish: Wish, terminal: Terminal) -> Cluster:
     languages = {name: model for name, model in spec.models.items() if model.source and name not in ours}
     _reachable(languages)
     facts = _facts(spec, languages, machines, wish, terminal)
+    known = {name: _known(model, facts.get(name), ours.get(name)) for name, model in spec.models.items() if model.ours}
+    _named(spec)
     ground = Ground(machines, knowledge(cache_of(spec).root), Rates.parse(measured("local")))
+    ground = replace(ground, shared=sharing_of(spec.models, known, ground, spec.kubernetes))
     loads: list[Workload] = []
     wrong: list[str] = []
-    for name, model in spec.models.items():
-        if not model.ours:
-            continue
+    for name, about in known.items():
         try:
-            loads.append(workload(name, model, _known(model, facts.get(name), ours.get(name)), ground, spec.kubernetes))
+            loads.append(workload(name, spec.models[name], about, ground, spec.kubernetes))
         except PlanError as error:
             wrong.append(f"models.{name}: {error}")
     if wrong:
         raise PlanError("\n".join(wrong))
     outside = tuple(Outside(name, _settings(model)) for name, model in spec.models.items() if not model.ours)
     gateway = spec.gateway.model_dump(exclude_unset=True, exclude={"listen"})
-    return Cluster(spec.kubernetes, tuple(loads), __version__, outside, dict(spec.aliases), gateway, ceil(spec.gateway.drain))
+    drain = ceil(spec.gateway.drain)
+    made = Cluster(spec.kubernetes, tuple(loads), __version__, outside, dict(spec.aliases), gateway, drain, ground.shared)
+    _guarded(made)
+    return made
 
 
-def write(texts: Mapping[str, str], folder: Path, *, prune: bool) -> str:
+def _named(spec: Spec) -> None:
+    """Keys that are about a model name one that is there."""
+    about: Mapping[str, Iterable[str]] = {"split": spec.kubernetes.split, "storage.images": spec.kubernetes.storage.images}
+    for key, names in about.items():
+        for name in names:
+            if name not in spec.models or not spec.models[name].ours:
+                there = ", ".join(other for other, model in spec.models.items() if model.ours) or "none"
+                raise UsageError(f"kubernetes.{key}: {name} is no model that runs in the cluster.", f"There: {there}.")
+
+
+def _guarded(cluster: Cluster) -> None:
+    """Raises UsageError where clients outside would reach a gateway that asks nobody for a key, and nobody said that they may."""
+    asked = cluster.spec.expose
+    if asked and not asked.insecure and not guarded(cluster):
+        raise UsageError(
+            f"kubernetes.expose: the gateway has no keys, so whoever reaches {asked.host} uses the models, and their GPUs.",
+            "Let something in front ask for keys, or close the network, and write `insecure: true` beside it.",
+        )
+
+
+def _tell_exposure(cluster: Cluster, terminal: Terminal) -> None:
+    asked = cluster.spec.expose
+    if asked is None:
+        return
+    if not guarded(cluster):
+        terminal.say(f"! {asked.host} is open to whoever reaches it: the gateway has no keys.")
+    if not bounded_by_class(asked):
+        terminal.say(f"! {asked.ingress} bounds answers by settings of its own: raise its time-out to {asked.timeout:.0f} s.")
+
+
+def _sharing(cluster: Cluster, terminal: Terminal) -> dict[str, str]:
+    """Files for the cluster's GPUs, where models share them."""
+    if cluster.shared is None or all(pool.mode == "whole" for pool in cluster.shared.pools):
+        return {}
+    pools, how = cluster.shared.pools, cluster.spec.sharing
+    azure = all(pool.sku.cloud == "azure" for pool in pools)
+    wired = wiring.wiring(pools, how, [taint(text) for text in cluster.spec.nodes.taints], aks=azure)
+    terminal.say("GPUs are shared once the cluster is told: gpu-sharing/ has how; headrace nodepool adds nodes with the labels.")
+    return wiring.files(pools, wired, how)
+
+
+def write(texts: Mapping[str, str], folder: Path, *, prune: bool, then: str) -> str:
     """Write what has changed; what was written in one line. Files that are not ours are never touched: UsageError, and
     nothing is written. Ours that are in it no more stay, out of the kustomization, unless `prune`.
     """
@@ -90,7 +155,7 @@ def write(texts: Mapping[str, str], folder: Path, *, prune: bool) -> str:
     said = f"{len(changed)} of {len(texts)} files written to {folder}"
     if stale:
         said += f", {len(stale)} removed" if prune else f"; {len(stale)} of an earlier render are left (--prune removes them)"
-    return f"{said}. Next: kubectl apply --server-side -k {folder}\n"
+    return f"{said}. Next: {then}\n"
 
 
 def _machines(spec: Spec, wish: Wish) -> tuple[Machine, ...]:
@@ -150,20 +215,31 @@ def _settings(model: ModelSpec) -> dict[str, Any]:
 
 
 def _refuse(made: Iterable[Manifest]) -> None:
-    """What KAITO would refuse. Raises PlanError."""
+    """What KAITO or KEDA would refuse. Raises PlanError."""
+    rules = {"InferenceSet": ("KAITO", kaito.problems), "Workspace": ("KAITO", kaito.problems), "ScaledObject": ("KEDA", keda)}
     for manifest in made:
-        if manifest["kind"] == "InferenceSet" and (wrong := list(problems(manifest))):
-            raise PlanError(f"KAITO would refuse {manifest['metadata']['name']}: {'; '.join(wrong)}.")
+        who, problems = rules.get(manifest["kind"], ("", None))
+        if problems and (wrong := list(problems(manifest))):
+            raise PlanError(f"{who} would refuse {manifest['metadata']['name']}: {'; '.join(wrong)}.")
 
 
 def _tell(load: Workload, terminal: Terminal) -> None:
     least, most = load.replicas
     count = str(most) if least == most else f"{least}..{most}"
-    terminal.say(f"{load.model}: {load.placement.engine}, {count} x {load.need.gpus or 'no'} GPUs, {load.need.cores} cores")
+    terminal.say(f"{load.model}: {load.placement.engine}, {count} x {_given(load)}, {load.need.cores} cores")
     for decision in load.decisions:
         terminal.say(f"  {decision}")
     if load.source and parse(load.source).revision is None and not load.source.startswith("https:"):
         terminal.say(f"  revision none: {load.source} is whatever is newest when it is fetched; pin it as @REVISION or ==VERSION")
+
+
+def _given(load: Workload) -> str:
+    """What one replica gets: `2 GPUs`, `2 machines with 8 GPUs each`, `1 nvidia.com/gpu.shared`."""
+    need = load.need
+    if need.resource != GPU:
+        return f"{need.gpus} {need.resource}"
+    gpus = f"{need.gpus or 'no'} GPU{'s' if need.gpus != 1 else ''}"
+    return gpus if load.machines == 1 else f"{load.machines} machines with {gpus} each"
 
 
 def _ours(folder: Path) -> Iterable[str]:

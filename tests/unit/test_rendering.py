@@ -82,7 +82,7 @@ def test_what_is_in_it_no_more_is_removed_when_that_is_asked_for(here: Path, cap
 def test_every_choice_is_said_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     render("-o", "-")
     said = capsys.readouterr().err
-    assert "chat: vllm, 0..8 x 1 GPUs" in said
+    assert "chat: vllm, 0..8 x 1 GPU, 8 cores" in said
     assert "weights 14.96 + cache" in said
     assert f"revision none: {LLAMA} is whatever is newest" in said
 
@@ -107,12 +107,6 @@ def test_what_cannot_be_rendered_is_said_with_a_way_out(
     assert said in capsys.readouterr().err
     assert (code == 0) is (said == "")
     assert (here / "k8s").exists() is (said == "")
-
-
-def test_serving_here_refuses_a_range_of_replicas(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "headrace.yaml").write_text("models: {own: {source: 'file:./own.py', replicas: 0..8}}")
-    assert main(["serve", "headrace.yaml", "--listen", "127.0.0.1:0"]) == 69
-    assert "models.own.replicas: 0..8 is a range, which only a cluster scales in." in capsys.readouterr().err
 
 
 def test_pulled_weights_get_a_link_once_they_are_complete(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

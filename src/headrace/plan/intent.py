@@ -35,12 +35,15 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The ways that a user left open (`auto`), or the one that is wanted. `share` is for packing."""
+    """The ways that a user left open (`auto`), or the one that is wanted. `share` is for packing; with `stages` above 1 every way
+    is a pipeline of so many, as where each is on a machine of its own.
+    """
 
     quantization: Literal["auto"] | Quantization = "auto"
     tensor_parallel: Literal["auto"] | int = "auto"
     share: Literal["auto"] | Share = "auto"
     replicas: Literal["auto"] | int = "auto"
+    stages: int = 1
 
 
 def wanted(model: ModelSpec) -> Wanted:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -87,7 +87,7 @@ def packed(packing: Packing, hardware: Sequence[Machine]) -> tuple[NodePool, ...
     """A pool for each kind of node in a packing: those whose GPUs are used alike by the same models. Nodes are those of
     `hardware`, `node-1` the first."""
     nodes: dict[str, list[Assignment]] = defaultdict(list)
-    for each in packing.assignments:
+    for each in _alike(packing.assignments):
         nodes[each.devices[0][0]].append(each)
     kinds: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for node, tenants in sorted(nodes.items(), key=lambda pair: int(pair[0].removeprefix("node-"))):
@@ -95,6 +95,12 @@ def packed(packing: Packing, hardware: Sequence[Machine]) -> tuple[NodePool, ...
         assert sku, "a machine that can be rented"
         kinds[_kind(sku, tenants)].append(node)
     return tuple(_pool(place, names, nodes, hardware) for place, names in enumerate(kinds.values()))
+
+
+def _alike(assignments: Sequence[Assignment]) -> list[Assignment]:
+    """Replicas of a model are all alike in a cluster: where one shares, one that is alone so far is among those who may."""
+    sharing = {each.name for each in assignments if each.share == "time-slice"}
+    return [replace(each, share="time-slice") if each.name in sharing else each for each in assignments]
 
 
 def pool_name(gpu: str, place: int) -> str:
@@ -127,6 +133,7 @@ def _pool(place: int, names: Sequence[str], nodes: Mapping[str, list[Assignment]
     tenants = [tenant for name in names for tenant in nodes[name]]
     first = _by_device(nodes[names[0]])
     slices = max(len([t for t in there if t.share == "time-slice"]) for there in first.values())
+    slices = max(2, slices) if slices else 0  # one that shares elsewhere asks for a part here too
     cut = any(tenant.share == "mig" for tenant in tenants)
     mode: Mode = "mig" if cut else "shared" if slices > 1 else "whole"
     layout = tuple(_profiles(sku.gpu, first.get(index, [])) for index in range(sku.gpus)) if cut else ()

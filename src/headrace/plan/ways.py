@@ -69,15 +69,16 @@ def variants(facts: ModelFacts, machine: Machine, wanted: Wanted) -> list[Varian
 
 
 def plain(facts: ModelFacts, variant: Variant, machine: Machine, wanted: Wanted) -> list[Way]:
-    """Without a pipeline. Encoders are small: one GPU each, unless the user says otherwise."""
+    """Without a pipeline, or with the one that is wanted. Encoders are small: one GPU each, unless the user says otherwise."""
     open_ways = _PARALLEL[:1] if facts.encoder else _PARALLEL
     parallel = open_ways if wanted.tensor_parallel == "auto" else (wanted.tensor_parallel,)
-    return [Way(variant, tp) for tp in parallel if tp <= len(machine.gpus)]
+    return [Way(variant, tp, wanted.stages) for tp in parallel if tp * wanted.stages <= len(machine.gpus)]
 
 
 def pipelines(facts: ModelFacts, variant: Variant, machine: Machine, wanted: Wanted) -> Iterator[list[Way]]:
     """With one, by tensor parallelism, and the fewest stages first; none where the user fixed how a replica is split."""
-    if facts.encoder or wanted.tensor_parallel != "auto" or no_engine(machine.gpus[0], Way(variant, 1, 2)):
+    fixed = wanted.tensor_parallel != "auto" or wanted.stages > 1
+    if facts.encoder or fixed or no_engine(machine.gpus[0], Way(variant, 1, 2)):
         return
     for tp in _PARALLEL:
         most = min(_MOST_STAGES, facts.layers, len(machine.gpus) // tp)

@@ -23,7 +23,7 @@ def known(document: Document) -> dict[str, Any]:
     if isinstance(gateway, dict) and isinstance(gateway.get("queue"), dict):
         gateway["queue"] = _section(document, ("gateway", "queue"), gateway["queue"])
     cluster = value.get("kubernetes")
-    for section in ("storage", "nodes"):
+    for section in ("storage", "nodes", "expose", "inference_pool"):
         if isinstance(cluster, dict) and isinstance(cluster.get(section), dict):
             cluster[section] = _section(document, ("kubernetes", section), cluster[section])
     return value

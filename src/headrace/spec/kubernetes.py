@@ -1,19 +1,23 @@
 """The `kubernetes` section: where manifests put things, what scales them, and what the cluster calls its nodes and storage."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from headrace.spec.values import Seconds, Strict
 from headrace.units import parse_range
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_AZURE = ".prometheus.monitor.azure.com"
 _SERVER = re.compile(rf"https?://{LABEL}(\.{LABEL})+(:\d{{1,5}})?(/\S*)?")
 _TAINT = re.compile(r"(?P<key>[A-Za-z0-9./_-]+)(=(?P<value>[A-Za-z0-9._-]*))?:(?P<effect>NoSchedule|NoExecute)")
 _IMAGE = re.compile(r"[a-z0-9][\w./:-]*(:[\w][\w.-]*|@sha256:[0-9a-f]{64})")
 
 Name = Annotated[str, Field(pattern=f"^{LABEL}$")]
+Domain = Annotated[str, Field(pattern=rf"^{LABEL}(\.{LABEL})*$", max_length=253)]
 QuantityText = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Gi|Ti)$")]
 
 
@@ -27,7 +31,7 @@ def _range(value: Any) -> Any:
 
 
 class ScaleSpec(Strict):
-    """How the number of replicas follows the load, in Kubernetes."""
+    """How the number of replicas follows the load, here and in Kubernetes."""
 
     replicas: Annotated[tuple[int, int], BeforeValidator(_range)] | None = Field(
         None, description="The fewest and the most, as in 0..8. `replicas: 0..8` of the model is short for it."
@@ -44,12 +48,23 @@ class StorageSpec(Strict):
     class_: Name | None = Field(
         None, alias="class", description="Storage class, such as azurefile-csi-premium. Default: the cluster's own."
     )
-    access: Literal["many", "once"] = Field(
+    access: Literal["many", "once", "each"] = Field(
         "many",
         description="many: ReadWriteMany, a Job fills the volume and every replica reads it. once: ReadWriteOnce, for storage "
-        "that only one node can mount; the replica fills it itself, so there can be one.",
+        "that only one node can mount; the replica fills it itself, so there can be one. each: a volume that is made with every "
+        "pod and goes with it, for fast disks in the node; each replica fetches for itself.",
     )
     size: QuantityText | None = Field(None, description="Size of every volume, such as 100Gi. Default: by the weights' size.")
+    images: dict[str, str] = Field(
+        {},
+        description="Images (OCI artifacts) with the weights of a model at their root, by model, mounted as they are: no "
+        "volume is made and nothing is fetched. Kubernetes 1.33 or newer, where its feature ImageVolume is on.",
+    )
+
+    @field_validator("images")
+    @classmethod
+    def _are_pinned(cls, value: dict[str, str]) -> dict[str, str]:
+        return {name: _pinned(image) for name, image in value.items()}
 
 
 class NodesSpec(Strict):
@@ -57,8 +72,9 @@ class NodesSpec(Strict):
 
     labels: dict[str, str] = Field(
         {},
-        description="Labels of the nodes that models run on. Default on GPUs: for `machine: {azure: SIZE}` its instance type, "
-        "else nvidia.com/gpu.present, which GPU feature discovery sets; without GPUs none. With them KAITO brings no nodes.",
+        description="Labels of the nodes that models run on; where the file has GPUs, of the models on them alone. Default on GPUs: for "
+        "`machine: {azure: SIZE}` its instance type, else nvidia.com/gpu.present, which GPU feature discovery sets; without GPUs "
+        "none. With them KAITO brings no nodes.",
     )
     taints: tuple[str, ...] = Field(
         ("sku=gpu:NoSchedule",),
@@ -79,8 +95,47 @@ class NodesSpec(Strict):
         return value
 
 
+class ExposeSpec(Strict):
+    """How clients outside of the cluster reach the gateway: through a Gateway (HTTPRoute) or an Ingress; by default not."""
+
+    host: Domain = Field(description="The host name that clients use.")
+    gateway: str | None = Field(
+        None,
+        pattern=rf"^{LABEL}(\.{LABEL})?$",
+        description="NAME or NAME.NAMESPACE of a Gateway that is there: an HTTPRoute joins it. TLS is the Gateway's.",
+    )
+    ingress: Domain | None = Field(
+        None, description="The class of an Ingress, such as nginx or webapprouting.kubernetes.azure.com, instead of `gateway`."
+    )
+    tls: Name | None = Field(None, description="With `ingress`: the Secret with the certificate for the host.")
+    timeout: Annotated[Seconds, Field(ge=1, le=86_400)] = Field(
+        3600.0, description="Longest that one answer may take on its way through: a stream is cut there."
+    )
+    insecure: bool = Field(
+        False,
+        description="Expose a gateway without keys: whoever reaches the host uses the models. For where something in front asks "
+        "for keys, or the network is closed.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ExposeSpec":
+        if (self.gateway is None) == (self.ingress is None):
+            raise ValueError("needs one of `gateway` and `ingress`; write {host: chat.example.com, gateway: NAME.NAMESPACE}")
+        if self.tls is not None and self.ingress is None:
+            raise ValueError("has `tls` beside `gateway`, whose listeners have their own certificates; remove it")
+        return self
+
+
+class PoolSpec(Strict):
+    """InferencePools, for a Gateway with an endpoint picker that is there: requests then go to engines past our gateway."""
+
+    picker: Name = Field(description="The Service of the endpoint picker, in the same namespace.")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(9002, description="The picker's port.")
+    proxies: Name = Field(description="The namespace of the Gateway's proxies, which reach engines directly.")
+
+
 class KubernetesSpec(Strict):
-    """Used by `headrace render` only."""
+    """Used by the commands for Kubernetes only: render, apply and their kin."""
 
     namespace: Name = Field("inference", description="Where everything goes. It is made, with its labels.")
     target: Literal["deployment", "kaito"] = Field(
@@ -89,10 +144,15 @@ class KubernetesSpec(Strict):
     scaler: Literal["keda", "none"] = Field(
         "none", description="What scales models whose `replicas` is a range. keda: a ScaledObject each (KAITO: its annotations)."
     )
-    prometheus: str = Field(
-        "http://prometheus-operated.monitoring.svc:9090",
-        description="Prometheus, as KEDA reaches it: with its namespace, from which alone it may scrape.",
+    kaito: Literal["inferenceset", "workspace"] = Field(
+        "inferenceset", description="With `target: kaito`, its kind of object. workspace: for one replica that nothing scales."
     )
+    prometheus: str | None = Field(
+        None,
+        description="Scale on what this Prometheus has, as KEDA reaches it: http://NAME.NAMESPACE.svc:9090, from whose namespace "
+        "alone it may scrape, or the query endpoint of an Azure Monitor workspace. Default: KEDA asks our gateway, without any.",
+    )
+    keda: Name = Field("keda", description="The namespace of KEDA; kube-system where it is AKS's add-on.")
     image: str | None = Field(
         None, description="The image with Headrace in it, which runs the gateway, fetches weights and runs llama.cpp and code."
     )
@@ -102,6 +162,18 @@ class KubernetesSpec(Strict):
     secret: Name | None = Field(
         None, description="A Secret with the key HF_TOKEN, for weights that are gated. It is named here and never written."
     )
+    sharing: Literal["time-slicing", "mps"] = Field(
+        "time-slicing", description="How models with `share: time-slice` share a GPU: NVIDIA's time slicing, or MPS."
+    )
+    split: dict[str, Annotated[int, Field(ge=2, le=16)]] = Field(
+        {},
+        description="Machines that one replica of a model is split over, by model: a stage of its layers on each, as a "
+        "LeaderWorkerSet. vLLM only.",
+    )
+    expose: ExposeSpec | None = Field(None, description="How clients outside reach the gateway. Default: they do not.")
+    inference_pool: PoolSpec | None = Field(
+        None, description="InferencePools of the Gateway API inference extension as well, one for each model. Default: none."
+    )
     cpu: Annotated[int, Field(ge=1, le=1024)] = Field(4, description="Cores of one replica where there are no GPUs.")
     gateways: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Copies of the gateway.")
     storage: StorageSpec = Field(StorageSpec(), description="Where weights are kept.")
@@ -109,8 +181,8 @@ class KubernetesSpec(Strict):
 
     @field_validator("prometheus")
     @classmethod
-    def _is_full(cls, value: str) -> str:
-        if not _SERVER.fullmatch(value):
+    def _is_full(cls, value: str | None) -> str | None:
+        if value is not None and not _SERVER.fullmatch(value):
             raise ValueError(f'"{value}" is not http://NAME.NAMESPACE.svc:9090; a short name means another server to KEDA')
         return value
 
@@ -123,6 +195,21 @@ class KubernetesSpec(Strict):
     @classmethod
     def _are_pinned(cls, value: dict[str, str]) -> dict[str, str]:
         return {name: _pinned(image) for name, image in value.items()}
+
+
+SECTIONS: Mapping[str, type[Strict]] = {
+    "kubernetes": KubernetesSpec,
+    "kubernetes.storage": StorageSpec,
+    "kubernetes.nodes": NodesSpec,
+    "kubernetes.expose": ExposeSpec,
+    "kubernetes.inference_pool": PoolSpec,
+}
+"""Its mappings with fixed keys, by their paths."""
+
+
+def azure_managed(server: str | None) -> bool:
+    """Whether a Prometheus is Azure's own: asked with a workload identity, and scraping from kube-system."""
+    return (urlsplit(server or "").hostname or "").endswith(_AZURE)
 
 
 def taint(text: str) -> tuple[str, str | None, str]:

@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    Discriminator,
     Field,
-    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -22,9 +20,11 @@ from pydantic.fields import FieldInfo
 
 from headrace.spec.addresses import host_port, server_url
 from headrace.spec.engines import OPTIONS, CustomOptions, Engine, EngineOptions, LlamaCppOptions
-from headrace.spec.kubernetes import KubernetesSpec, NodesSpec, ScaleSpec, StorageSpec
+from headrace.spec.kubernetes import SECTIONS as KUBERNETES
+from headrace.spec.kubernetes import KubernetesSpec, ScaleSpec
+from headrace.spec.machine import Hardware, MachineSpec
 from headrace.spec.rules import astray, conflicts, doubled
-from headrace.spec.values import Bytes, Count, Seconds, Strict, form, read
+from headrace.spec.values import Bytes, Count, Seconds, Strict, read
 from headrace.traffic import Task
 from headrace.units import parse_range
 
@@ -130,7 +130,7 @@ class ModelSpec(Strict):
     share: Literal["auto"] | Share = Field(
         "auto",
         description="How it shares a GPU with other models: exclusive, mig (a slice of its own), time-slice, process or swap (in "
-        "turn). auto: whichever packs best. Only for plans on GPUs.",
+        "turn). auto: whichever packs best. On this machine only swap: it sleeps until asked for, and to make room for others.",
     )
     memory: Bytes | None = Field(
         None,
@@ -144,9 +144,10 @@ class ModelSpec(Strict):
     for_: ForSpec = Field(ForSpec(), alias="for", description="What it is for: users, lengths and latencies.")
     replicas: Annotated[int, read(lambda text: _fixed(text)), Field(ge=1, le=64)] = Field(
         1,
-        description="How many copies run. Not with `url`, where every address is one replica. In Kubernetes also a range: 0..8.",
+        description="How many copies run. A range follows the load, as in 1..8; 0..8 may sleep. Not with `url`, where every "
+        "address is one replica.",
     )
-    scale: ScaleSpec = Field(ScaleSpec(), description="How `replicas` follow the load; with a range, in Kubernetes.")
+    scale: ScaleSpec = Field(ScaleSpec(), description="How `replicas` follow the load, when they are a range.")
 
     @property
     def engine_name(self) -> str:
@@ -258,35 +259,6 @@ class WeightsSpec(Strict):
     )
 
 
-class MachineSpec(Strict):
-    """The full form of `machine`: `gpus` or `azure`."""
-
-    gpus: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="A number and a GPU of the catalogue: 2 x A100-80GB, or rtx-4090."
-    )
-    azure: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="A size of Azure, such as Standard_NC24ads_A100_v4."
-    )
-    max: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None,
-        description="At most so many machines of the size in `azure`; replicas are spread over them, none is split over two. 1 "
-        "when left out.",
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> "MachineSpec":
-        if (self.gpus is None) == (self.azure is None):
-            raise ValueError("needs one of `gpus` and `azure`; write {gpus: 2 x A100-80GB}")
-        if self.max is not None and self.azure is None:
-            raise ValueError("has `max`, which counts machines of `azure`; write {gpus: 8 x A100-80GB} for one machine with more")
-        return self
-
-
-Hardware = Annotated[
-    Annotated[str, Field(min_length=1), Tag("<name>")] | Annotated[MachineSpec, Tag("<options>")], Discriminator(form)
-]
-
-
 class Spec(Strict):
     """The whole file."""
 
@@ -305,10 +277,17 @@ class Spec(Strict):
         """The machine to plan for, as one writes it after --machine; None for the one we are on."""
         if isinstance(self.machine, str):
             return None if self.machine == "auto" else self.machine
+        if self.machine.memory is not None:
+            return None
         most = f" x {self.machine.max}" if self.machine.max is not None else ""
         return self.machine.gpus or f"azure:{self.machine.azure}{most}"
 
-    kubernetes: KubernetesSpec = Field(KubernetesSpec(), description="Used by `headrace render` only.")
+    @property
+    def memory_limit(self) -> int | None:
+        """The most bytes that models may take together on this machine; None is what is free."""
+        return None if isinstance(self.machine, str) else self.machine.memory
+
+    kubernetes: KubernetesSpec = Field(KubernetesSpec(), description="Used by the commands for Kubernetes only.")
 
     @model_validator(mode="after")
     def _aliases_lead_somewhere(self) -> "Spec":
@@ -330,9 +309,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "gateway.queue": Queue,
     "weights": WeightsSpec,
     "machine": MachineSpec,
-    "kubernetes": KubernetesSpec,
-    "kubernetes.storage": StorageSpec,
-    "kubernetes.nodes": NodesSpec,
+    **KUBERNETES,
 }
 """Every mapping with fixed keys, by its path: what may be written there, and what the reference page is made of."""
 

@@ -20,9 +20,15 @@ def conflicts(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "key", "belongs to servers given by `url`, and there are none."
     if given.get("replicas") is not None and given.get("url"):
         yield "replicas", "is not for servers given by `url`: each address there is one replica."
+    if given.get("url") and _range(given.get("scale")) is not None:
+        yield "scale", "has a range of replicas, and servers given by `url` run already: each address there is one replica."
     for key in _OURS if given.get("url") and not given.get("source") else ():
         if given.get(key) not in (None, "auto"):
             yield key, "is not for servers given by `url`: they run already."
+
+
+def _range(scale: Any) -> Any:
+    return scale.get("replicas") if isinstance(scale, Mapping) else getattr(scale, "replicas", None)
 
 
 def _command(engine: Any) -> Any:

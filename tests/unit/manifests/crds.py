@@ -23,9 +23,18 @@ needs_crds = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no CRDs in {FOLDER
 
 _FILES = {
     "ScaledObject": "keda/keda.sh_scaledobjects.yaml",
+    "TriggerAuthentication": "keda/keda.sh_triggerauthentications.yaml",
     "InferenceSet": "kaito/kaito.sh_inferencesets.yaml",
+    "Workspace": "kaito/kaito.sh_workspaces.yaml",
+    # Azure's azmonitoring.coreos.com has the same schema, by its documentation.
     "PodMonitor": "prometheus-operator/monitoring.coreos.com_podmonitors.yaml",
+    "ServiceMonitor": "prometheus-operator/monitoring.coreos.com_servicemonitors.yaml",
+    "LeaderWorkerSet": "lws/leaderworkerset.x-k8s.io_leaderworkersets.yaml",
+    "HTTPRoute": "gateway-api/gateway.networking.k8s.io_httproutes.yaml",
+    "InferencePool": "gateway-api-inference-extension/inference.networking.k8s.io_inferencepools.yaml",
+    "InferenceObjective": "gateway-api-inference-extension/inference.networking.x-k8s.io_inferenceobjectives.yaml",
 }
+CUSTOM = tuple(_FILES)
 
 
 def problems(manifest: dict[str, Any]) -> list[str]:

@@ -1,6 +1,5 @@
 """What the objects say: of engines, GPUs, scaling, weights, KAITO; and two small clusters whole, reviewed."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,12 @@ from headrace.targets.manifests import kaito
 from headrace.targets.manifests.base import object_name
 from headrace.targets.manifests.gateway import settings
 from headrace.targets.manifests.manifests import manifests, stream
-from tests.unit.manifests.clusters import AZURE, MODELS, cluster, with_outside
+from tests.unit.manifests.clusters import AZURE, MODELS, cluster, sharing
 
 GOLDEN = Path(__file__).with_name("golden")
 KEDA = "{scaler: keda}"
+PROMETHEUS = "http://prometheus-operated.monitoring.svc:9090"
+AZURE_PROMETHEUS = "https://work-abcd.eastus.prometheus.monitor.azure.com"
 
 
 def find(made: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
@@ -123,6 +124,14 @@ def test_pods_without_gpus_are_kept_off_gpu_nodes() -> None:
     assert "tolerations" not in pod
 
 
+@pytest.mark.parametrize(("machine", "selected"), [(AZURE, {"gpu"}), ("", {"cpu", "code"})])
+def test_labels_name_the_gpu_nodes_where_there_are_any(machine: str, selected: set[str]) -> None:
+    kinds = {"cpu": "llamacpp", "code": "code"} | ({"gpu": "vllm"} if machine else {})
+    made = manifests(cluster(kinds, "{nodes: {labels: {workload: gpu}}}", machine))
+    pods = {name: find(made, "Deployment", name)["spec"]["template"]["spec"] for name in kinds}
+    assert {name for name, pod in pods.items() if "nodeSelector" in pod} == selected
+
+
 @pytest.mark.parametrize(
     ("machine", "surge"),
     [(AZURE, 0), ("4 x H100-80GB", 1)],  # one GPU and one replica; one replica and three GPUs to spare
@@ -142,7 +151,7 @@ def test_what_a_scaler_owns_has_no_replicas() -> None:
 
 
 def test_the_scalers_query_is_one_number_of_one_model_and_an_outage_is_no_zero() -> None:
-    made = manifests(cluster({"a": "vllm"}, "{scaler: keda, namespace: team}", ranges="0..8"))
+    made = manifests(cluster({"a": "vllm"}, f"{{scaler: keda, namespace: team, prometheus: '{PROMETHEUS}'}}", ranges="0..8"))
     (trigger,) = find(made, "ScaledObject", "a")["spec"]["triggers"]
     query = trigger["metadata"]["query"]
     labels = '{namespace="team",model="a"}'
@@ -197,17 +206,6 @@ def test_what_the_job_is_told_is_a_spec(kind: str) -> None:
 # --- the gateway
 
 
-def test_the_gateways_settings_are_a_spec_that_names_every_service() -> None:
-    whole = with_outside(
-        cluster({"a": "vllm", "b": "llamacpp"}, KEDA, ranges="1..4"), url=["http://there:1"], key="env:THERE_KEY"
-    )
-    spec = loads(json.dumps(settings(whole)))
-    assert spec.models["a"].url == ("http://a.inference.svc:8000",)
-    assert spec.models["b"].slots == 4 * 4
-    assert spec.models["remote"].url == ("http://there:1",)
-    assert spec.aliases == {"gpt": "a"}
-
-
 def test_a_request_that_wakes_a_model_may_wait_until_it_is_loaded() -> None:
     asleep, awake = (cluster({"a": "vllm"}, KEDA, ranges=ranges) for ranges in ("0..8", "1..8"))
     assert settings(asleep)["gateway"]["queue"]["wait"] > asleep.workloads[0].load_seconds
@@ -216,19 +214,34 @@ def test_a_request_that_wakes_a_model_may_wait_until_it_is_loaded() -> None:
     assert settings(said)["gateway"]["queue"] == {"wait": 5.0}
 
 
-def test_other_settings_are_other_pods_of_the_gateway() -> None:
-    def config(kind: str) -> str:
-        pod = find(manifests(cluster({"a": kind})), "Deployment", "gateway")["spec"]["template"]["spec"]
-        return str(next(volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume))
-
-    assert config("vllm") != config("llamacpp")
-
-
-def test_only_the_gateway_and_prometheus_reach_an_engine() -> None:
-    rules = find(manifests(cluster({"a": "vllm"})), "NetworkPolicy", "a")["spec"]["ingress"]
-    (gateway,), (prometheus,) = (rule["from"] for rule in rules)
-    assert gateway["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "gateway"
-    assert prometheus["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+@pytest.mark.parametrize(
+    ("kubernetes", "ranges", "others"),
+    [
+        ("{}", "", []),
+        (KEDA, "1..4", []),  # KEDA asks the gateway, and nobody scrapes
+        (f"{{scaler: keda, prometheus: '{PROMETHEUS}'}}", "1..4", ["monitoring"]),
+        (f"{{scaler: keda, prometheus: '{AZURE_PROMETHEUS}'}}", "1..4", ["kube-system"]),  # where its agents run
+        ("{target: kaito, scaler: keda, secret: hf-token}", "1..4", ["keda"]),  # KAITO's scaler reads the pods itself
+        ("{target: kaito, scaler: keda, secret: hf-token, keda: kube-system}", "1..4", ["kube-system"]),
+        (
+            "{inference_pool: {picker: epp, proxies: gateways}}",
+            "",
+            [None, "gateways"],
+        ),  # any pod here: the picker's labels are its own
+    ],
+)
+def test_only_who_has_to_reaches_an_engine(kubernetes: str, ranges: str, others: list[str | None]) -> None:
+    gateway, *rules = find(manifests(cluster({"a": "preset"}, kubernetes, ranges=ranges)), "NetworkPolicy", "a")["spec"][
+        "ingress"
+    ]
+    assert gateway["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "gateway"
+    names = [
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] if "namespaceSelector" in peer else None
+        for rule in rules
+        for peer in rule["from"]
+    ]
+    assert names == others
+    assert all(rule["ports"] for rule in rules)
 
 
 # --- KAITO
@@ -265,13 +278,47 @@ def test_nodes_that_are_there_already_are_selected_and_no_size_is_named() -> Non
         (lambda each: each["spec"]["template"]["resource"].update(instanceType="m5.large"), "Unsupported instance type"),
         (lambda each: each["metadata"]["annotations"].update({"scaledobject.kaito.sh/threshold": "10"}), "older scaler"),
         (lambda each: each["metadata"]["annotations"].update({"scaledobject.kaito.sh/max-replicas": "1"}), "more than 1"),
+        (lambda each: each["spec"]["template"]["inference"]["preset"].pop("presetOptions"), "is gated"),
     ],
 )
 def test_what_kaitos_webhook_would_refuse_is_seen(change: Any, problem: str) -> None:
-    manifest = find(manifests(cluster({"a": "preset"}, "{target: kaito, scaler: keda}", ranges="1..8")), "InferenceSet", "a")
+    kubernetes = "{target: kaito, scaler: keda, secret: hf-token}"
+    manifest = find(manifests(cluster({"a": "preset"}, kubernetes, ranges="1..8")), "InferenceSet", "a")
     assert list(kaito.problems(manifest)) == []
     change(manifest)
     assert any(problem in each for each in kaito.problems(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda each: each.update(spec={}), "has no spec"),  # the API server would drop it without a word
+        (lambda each: each.pop("inference"), "Either Inference or Tuning"),
+        (lambda each: each["inference"].update(template={"spec": {}}), "exactly one of preset and template"),
+        (lambda each: each["resource"].pop("labelSelector"), "not reserved"),
+        (lambda each: each["resource"].update(instanceType="m5.large"), "Unsupported instance type"),
+    ],
+)
+def test_what_kaitos_webhook_would_refuse_in_a_workspace_is_seen(change: Any, problem: str) -> None:
+    kubernetes = "{target: kaito, kaito: workspace, secret: hf-token}"
+    manifest = find(manifests(cluster({"a": "preset"}, kubernetes)), "Workspace", "a-workspace")
+    assert list(kaito.problems(manifest)) == []
+    change(manifest)
+    assert any(problem in each for each in kaito.problems(manifest))
+
+
+def test_a_workspace_is_one_replica() -> None:
+    with pytest.raises(PlanError, match="one replica, and this is 2"):
+        cluster({"a": "preset"}, "{target: kaito, kaito: workspace}", ranges="2")
+    with pytest.raises(PlanError, match=r"1\.\.2"):
+        cluster({"a": "preset"}, "{target: kaito, kaito: workspace, scaler: keda}", ranges="1..2")
+
+
+def test_our_service_of_a_workspace_has_another_name_than_the_one_that_kaito_makes() -> None:
+    made = manifests(cluster({"a": "preset"}, "{target: kaito, kaito: workspace, secret: hf-token}"))
+    (workspace,) = [each["metadata"]["name"] for each in made if each["kind"] == "Workspace"]
+    assert workspace not in {each["metadata"]["name"] for each in made if each["kind"] == "Service"}
+    assert find(made, "Service", "a")["spec"]["selector"] == {"kaito.sh/workspace": workspace}
 
 
 # --- names
@@ -291,16 +338,27 @@ def test_different_models_have_different_legal_names(one: str, other: str) -> No
 # --- whole
 
 
-@pytest.mark.parametrize(
-    ("name", "models", "kubernetes", "ranges"),
-    [
-        ("chat", {"chat": "vllm"}, "{scaler: keda, secret: hf-token, storage: {class: azurefile-csi-premium}}", "0..8"),
-        ("small", {"small": "llamacpp"}, "{}", ""),
-    ],
-)
-def test_a_small_cluster_is_as_it_was_reviewed(name: str, models: dict[str, str], kubernetes: str, ranges: str) -> None:
+WHOLE = {
+    "chat": lambda: cluster(
+        {"chat": "vllm"}, "{scaler: keda, secret: hf-token, storage: {class: azurefile-csi-premium}}", ranges="0..8"
+    ),
+    "small": lambda: cluster({"small": "llamacpp"}),
+    "kaito": lambda: cluster({"chat": "preset"}, "{target: kaito, scaler: keda, secret: hf-token}", ranges="1..4"),
+    "shared": lambda: sharing("time-slicing", "namespace: inference", "1", f"{AZURE} x 4"),
+    "exposed": lambda: cluster(
+        {"chat": "command"},
+        f"{{scaler: keda, prometheus: '{AZURE_PROMETHEUS}', images: {{command: 'me/serve:1', chat: 'me/chat:1'}}, "
+        "expose: {host: chat.example.com, ingress: nginx, tls: certificate, insecure: true}}",
+        ranges="0..2",
+    ),
+    "split": lambda: cluster({"big": "vllm"}, "{split: {big: 2}}", "2 x L4"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_small_cluster_is_as_it_was_reviewed(name: str) -> None:
     """Set HEADRACE_GOLDEN=1 to write what is rendered now, and review the difference like code."""
-    text = stream(manifests(cluster(models, kubernetes, ranges=ranges)))
+    text = stream(manifests(WHOLE[name]()))
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("HEADRACE_GOLDEN"):
         file.parent.mkdir(exist_ok=True)

@@ -163,10 +163,10 @@ M = "models: {a: hf:a/b}\n"
         # --- the machine
         (M + "machine: 4", ["2:10: machine: must be a mapping, not the number 4."]),
         (M + "machine: ''", ["2:10: machine: is empty."]),
-        (M + "machine: {}", ["2:10: machine: needs one of `gpus` and `azure`."]),
-        (M + "machine: {gpus: T4, azure: x}", ["2:10: machine: needs one of `gpus` and `azure`."]),  # which is it?
+        (M + "machine: {}", ["2:10: machine: needs one of `gpus`, `azure` and `memory`."]),
+        (M + "machine: {gpus: T4, azure: x}", ["2:10: machine: needs one of `gpus`, `azure` and `memory`."]),  # which is it?
         (M + "machine: {gpus: T4, max: 2}", ["2:10: machine: has `max`, which counts machines of `azure`"]),
-        (M + "machine: {max: 2}", ["2:10: machine: needs one of `gpus` and `azure`."]),
+        (M + "machine: {max: 2}", ["2:10: machine: needs one of `gpus`, `azure` and `memory`."]),
         (M + "machine: {azure: x, max: 0}", ["0 is below the least, 1."]),
         (M + "machine: {gpu: T4}", ["2:11: machine.gpu: is not a key here. Did you mean gpus?", "machine: needs one of"]),
         # --- what YAML 1.1 reads differently

@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.engines.base import Placement
 from headrace.plan.base import Decision
+from headrace.plan.sharing import Shared
 from headrace.spec.kubernetes import KubernetesSpec
 
 Manifest = dict[str, Any]
@@ -20,13 +21,26 @@ PORT = 8000
 PORT_NAME = "http"
 """Monitors, probes and Services name the port: a number that changes would be missed silently."""
 
+GPU = "nvidia.com/gpu"
+"""A whole GPU, as a pod asks for it."""
+
+GATEWAY = "gateway"
+ENGINE = "engine"
+SCALER = "gateway-scaler"
+"""The Service by which KEDA asks the gateway (its external scaler, gRPC)."""
+
+SCALER_PORT = 9091
+
+SPARE = "headrace/spare-gpus"
+"""The annotation of a Deployment whose plan has GPUs for one replica more, which a rollout may take."""
+
 _LONGEST_NAME = 40
 """Of a model: suffixes, and the names that controllers make of ours (pods, keda-hpa-NAME), end at 63."""
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one replica is given. Without GPUs `gpus` is 0; `selector` are labels of the nodes that it may run on."""
+    """What one pod is given. Without GPUs `gpus` is 0; `selector` are labels of the nodes that it may run on."""
 
     cores: int
     memory_bytes: int
@@ -36,6 +50,10 @@ class Need:
     """Whether there are GPUs for one replica more than the most."""
     instance_type: str | None = None
     """The size of machine that the plan is for, as its cloud calls it."""
+    resource: str = GPU
+    """What `gpus` counts: whole GPUs, parts of shared ones, MIG slices."""
+    shm: bool = True
+    """Whether the pod brings its own /dev/shm; where MPS shares a GPU, the device plugin mounts its own there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +80,10 @@ class Workload:
     files: Mapping[str, bytes] = field(default_factory=dict)
     preset: str | None = None
     """What KAITO calls the model, if it knows it."""
+    machines: int = 1
+    """That one replica is split over, a pod on each; `need` is that of one."""
+    weights_image: str = ""
+    """An image that has the weights, mounted as it is."""
     decisions: tuple[Decision, ...] = ()
 
     @property
@@ -76,7 +98,9 @@ class Workload:
     @property
     def weights(self) -> str | None:
         """The name of its weights: that of the model, and a hash of what they are, so that other weights are another volume."""
-        return None if self.source is None else f"{self.name}-{short_hash(self.source, self.placement.engine)}"
+        if self.source is None or self.weights_image:
+            return None
+        return f"{self.name}-{short_hash(self.source, self.placement.engine)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +122,18 @@ class Cluster:
     aliases: Mapping[str, str] = field(default_factory=dict)
     gateway: Mapping[str, Any] = field(default_factory=dict)
     drain_seconds: int = 30
+    shared: Shared | None = None
+    """Where models sit that share GPUs, if any do."""
 
     @property
     def image(self) -> str:
         """The image with Headrace in it."""
         return self.spec.image or f"headrace:{self.version}"
+
+    @property
+    def monitored(self) -> bool:
+        """Whether a Prometheus has to have the numbers that models are scaled on."""
+        return self.spec.scaler == "keda" and self.spec.prometheus is not None
 
     def image_of(self, load: Workload) -> str:
         return load.image or self.image
@@ -116,7 +147,7 @@ def short_hash(*parts: str) -> str:
 def object_name(model: str) -> str:
     """The model's name as a DNS label: itself where it is one, else made of it and a hash, so that two never become one."""
     plain = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")[:_LONGEST_NAME].strip("-")
-    if plain == model and not plain[0].isdigit() and plain != "gateway":
+    if plain == model and not plain[0].isdigit() and plain not in (GATEWAY, SCALER):
         return plain
     # A Service's name begins with a letter.
     return f"m-{plain[: _LONGEST_NAME - 11]}".strip("-") + f"-{short_hash(model)}"

@@ -109,7 +109,7 @@ def run(placement: Placement, drain_seconds: int) -> Run:
     launch = engines()[placement.engine].launch(_inside(placement), f"http://0.0.0.0:{PORT}")
     words = launch.argv[container.skip :]
     own = bool(placement.options.get("command"))
-    args = words if own else _drained(words, container.drain_flag, drain_seconds)
+    args = words if own else _told(_drained(words, container.drain_flag, drain_seconds))
     environment = {name: value for name, value in launch.environment.items() if value is not None}
     return Run(
         launch.argv[:1] if own else container.command,
@@ -147,3 +147,9 @@ def _drained(words: tuple[str, ...], flag: str, seconds: int) -> tuple[str, ...]
         return words
     at = words.index(flag) + 1
     return (*words[:at], str(seconds), *words[at + 1 :])
+
+
+def _told(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Without what is the engine's default: a manifest is read by people."""
+    at = words.index("--dtype") if "--dtype" in words else len(words)
+    return words[:at] + words[at + 2 :] if words[at + 1 : at + 2] == ("auto",) else words

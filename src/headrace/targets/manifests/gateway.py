@@ -1,53 +1,90 @@
-"""The gateway in the cluster: `headrace serve` over the addresses of the models' Services."""
+"""The gateway in the cluster: pods that follow the models' pods and reload their ConfigMap; KEDA asks them for the load."""
 
 import json
 from typing import Any
 
-from headrace.targets.manifests.base import PORT, PORT_NAME, Cluster, Manifest, labels, metadata, selector, short_hash
+from headrace.engines import engines
+from headrace.targets.manifests.base import (
+    GATEWAY,
+    PORT,
+    PORT_NAME,
+    SCALER,
+    SCALER_PORT,
+    Cluster,
+    Manifest,
+    Workload,
+    labels,
+    metadata,
+    selector,
+)
 from headrace.targets.manifests.containers import HOME
-from headrace.targets.manifests.objects import GATEWAY, account, disruption, service
+from headrace.targets.manifests.objects import account, disruption, service
 from headrace.targets.manifests.pods import PRE_STOP_SECONDS, container_security, pod_security, pre_stop, scratch, spread
-from headrace.targets.manifests.scaling import monitor
+from headrace.targets.manifests.scaling import monitors
 
+SETTINGS = "gateway.json"
+"""The key of its file in its ConfigMap."""
+
+SCALER_PORT_NAME = "grpc"
+_CONFIG = "/config"
 _USER = 1000
 _WAKE_SECONDS = 60
 """Until KEDA has seen a request and a pod has its node: where a node has to be made first, minutes more."""
 
+_START_SECONDS = 300
+"""Until a new pod has heard of the models' pods: as long as an API server may be away before the pod is tried again."""
+
 
 def gateway(cluster: Cluster) -> list[Manifest]:
-    """Everything of the gateway. Its settings are named by their content: other settings are another name, and new pods."""
-    text = json.dumps(settings(cluster), indent=2) + "\n"
-    named = f"{GATEWAY}-{short_hash(text)}"
-    config = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata(cluster, GATEWAY, GATEWAY, named=named),
-        "data": {"headrace.yaml": text},
-    }
+    """Everything of the gateway. Its settings keep their name: pods reload them, and a change of models rolls nothing."""
     return [
         account(cluster, GATEWAY, GATEWAY),
-        config,
-        _deployment(cluster, named),
+        *_rights(cluster),
+        _config(cluster),
+        _deployment(cluster),
         service(cluster, GATEWAY, GATEWAY),
+        *([_scaler(cluster)] if _scales(cluster) else []),
         disruption(cluster, GATEWAY, GATEWAY),
-        *([monitor(cluster, GATEWAY, GATEWAY)] if cluster.spec.scaler == "keda" else []),
+        _policy(cluster),
+        *monitors(cluster, GATEWAY, GATEWAY),
     ]
 
 
+def _scales(cluster: Cluster) -> bool:
+    """Whether KEDA may ask it."""
+    return cluster.spec.scaler == "keda"
+
+
 def settings(cluster: Cluster) -> dict[str, Any]:
-    """Its headrace.yaml. A Service is one address with all replicas behind it, so it has the slots of them all."""
-    models: dict[str, Any] = {}
-    for load in cluster.workloads:
-        models[load.model] = {
-            "url": f"http://{load.name}.{cluster.spec.namespace}.svc:{PORT}",
-            "slots": min(65536, load.slots * load.replicas[1]),
-            **({"context": load.placement.context} if load.placement.context else {}),
-            **({"task": "embed"} if load.placement.task == "embed" else {}),
-        }
-    models |= {model.model: dict(model.settings) for model in cluster.outside}
+    """Its file (spec/gateway_file.py): a model in pods by its Service, with what one replica of it is."""
     own = {**cluster.gateway, **_patience(cluster), "listen": f"0.0.0.0:{PORT}"}
-    said: dict[str, Any] = {"models": models, "gateway": own}
-    return {**said, "aliases": dict(cluster.aliases)} if cluster.aliases else said
+    return {
+        "namespace": cluster.spec.namespace,
+        "models": {load.model: _model(load) for load in cluster.workloads},
+        **({"outside": {model.model: dict(model.settings) for model in cluster.outside}} if cluster.outside else {}),
+        **({"aliases": dict(cluster.aliases)} if cluster.aliases else {}),
+        "gateway": own,
+        **({"scaler": {"service": SCALER, "port": SCALER_PORT}} if _scales(cluster) else {}),
+    }
+
+
+def _model(load: Workload) -> dict[str, Any]:
+    """What is as it is by default is left out."""
+    placement = load.placement
+    engine = engines()[placement.engine]
+    speaks = engine.speaks(placement)
+    return {
+        "service": load.name,
+        "slots": load.slots,
+        "replicas": list(load.replicas),
+        "start": load.load_seconds,
+        "task": placement.task,
+        **({"context": placement.context} if placement.context else {}),
+        **({"speaks": speaks} if speaks != "openai" else {}),
+        **({"folds": True} if engine.folds else {}),
+        **({"template": placement.template} if placement.template else {}),
+        **({"also": list(placement.also)} if placement.also else {}),
+    }
 
 
 def _patience(cluster: Cluster) -> dict[str, Any]:
@@ -59,16 +96,67 @@ def _patience(cluster: Cluster) -> dict[str, Any]:
     return {"queue": {**queue, "wait": _WAKE_SECONDS + 2 * max(loading)}}
 
 
-def _deployment(cluster: Cluster, config: str) -> Manifest:
+def _config(cluster: Cluster) -> Manifest:
+    about = metadata(cluster, GATEWAY, GATEWAY)
+    text = json.dumps(settings(cluster), indent=2, ensure_ascii=False) + "\n"
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {SETTINGS: text}}
+
+
+def _rights(cluster: Cluster) -> list[Manifest]:
+    """The least: it reads which pods are behind Services, here only."""
+    about, group = metadata(cluster, GATEWAY, GATEWAY), "rbac.authorization.k8s.io"
+    rule = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+    subject = {"kind": "ServiceAccount", "name": GATEWAY, "namespace": cluster.spec.namespace}
+    return [
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": about, "rules": [rule]},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": about,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": GATEWAY},
+            "subjects": [subject],
+        },
+    ]
+
+
+def _scaler(cluster: Cluster) -> Manifest:
+    """Where KEDA asks, and where gateways find each other. Any of them answers for all."""
+    made = service(cluster, GATEWAY, GATEWAY)
+    port = {"name": SCALER_PORT_NAME, "port": SCALER_PORT, "targetPort": SCALER_PORT_NAME, "protocol": "TCP"}
+    return {
+        **made,
+        "metadata": metadata(cluster, GATEWAY, GATEWAY, named=SCALER),
+        "spec": {**made["spec"], "ports": [port]},
+    }
+
+
+def _policy(cluster: Cluster) -> Manifest:
+    """Clients reach it from anywhere in the cluster; the load is told, without keys, to KEDA and to the other gateways only."""
+    keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": cluster.spec.keda}}}
+    others = {"podSelector": {"matchLabels": selector(GATEWAY, GATEWAY)}}
+    asks = {"from": [keda, others], "ports": [{"port": SCALER_PORT, "protocol": "TCP"}]}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(cluster, GATEWAY, GATEWAY),
+        "spec": {
+            "podSelector": {"matchLabels": selector(GATEWAY, GATEWAY)},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"port": PORT, "protocol": "TCP"}]}, *([asks] if _scales(cluster) else [])],
+        },
+    }
+
+
+def _deployment(cluster: Cluster) -> Manifest:
     pod = {
         "serviceAccountName": GATEWAY,
-        "automountServiceAccountToken": False,
+        "automountServiceAccountToken": True,  # with it pods are followed; no other pod of ours has one
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": PRE_STOP_SECONDS + cluster.drain_seconds + 10,
         "securityContext": pod_security(_USER, _USER),
         "topologySpreadConstraints": [spread(GATEWAY, GATEWAY)],
         "containers": [_container(cluster)],
-        "volumes": [scratch(), {"name": "config", "configMap": {"name": config}}],
+        "volumes": [scratch(), {"name": "config", "configMap": {"name": GATEWAY}}],
     }
     return {
         "apiVersion": "apps/v1",
@@ -85,18 +173,25 @@ def _deployment(cluster: Cluster, config: str) -> Manifest:
 
 
 def _container(cluster: Cluster) -> Manifest:
-    """It is alive and takes requests whether or not models are ready: it holds them until they are."""
+    """It listens once it has heard of pods, and takes requests whether or not models are ready: it holds them until they are."""
     alive = {"httpGet": {"path": "/health", "port": PORT_NAME}}
+    ports = [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}]
+    if _scales(cluster):
+        ports.append({"name": SCALER_PORT_NAME, "containerPort": SCALER_PORT, "protocol": "TCP"})
     return {
         "name": GATEWAY,
         "image": cluster.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["headrace"],
         # Without keys until a later version has them: what is in front of the Service decides who reaches it.
-        "args": ["serve", "/config/headrace.yaml", "--insecure"],
-        "env": [{"name": "HOME", "value": HOME}, {"name": "HEADRACE_CACHE", "value": f"{HOME}/headrace"}, *_keys(cluster)],
-        "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
-        "startupProbe": {**alive, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 60},
+        "args": ["gateway", f"{_CONFIG}/{SETTINGS}", "--insecure"],
+        "env": [
+            {"name": "HOME", "value": HOME},
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
+            *_keys(cluster),
+        ],
+        "ports": ports,
+        "startupProbe": {**alive, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": _START_SECONDS // 2},
         "readinessProbe": {**alive, "periodSeconds": 5, "timeoutSeconds": 2, "failureThreshold": 2},
         "livenessProbe": {**alive, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
         "lifecycle": pre_stop(),
@@ -104,7 +199,8 @@ def _container(cluster: Cluster) -> Manifest:
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "tmp", "mountPath": HOME},
-            {"name": "config", "mountPath": "/config", "readOnly": True},
+            # The folder, no subPath: only whole folders follow a ConfigMap that changes.
+            {"name": "config", "mountPath": _CONFIG, "readOnly": True},
         ],
     }
 

@@ -1,13 +1,14 @@
-"""KAITO: a model as an InferenceSet, and the rules of its webhook that an object must keep (facts/kubernetes.md, section 4)."""
+"""KAITO: a model as an InferenceSet or a Workspace, and its webhook's rules that an object must keep (facts/kubernetes.md, 4)."""
 
 import re
 from collections.abc import Iterator
 
 import yaml
 
-from headrace.targets.manifests.base import PORT, PORT_NAME, Cluster, Manifest, Workload, metadata
-from headrace.targets.manifests.objects import account, mounted_files, policy
-from headrace.targets.manifests.pods import ENGINE, template
+from headrace.targets.manifests.base import ENGINE, GPU, PORT, PORT_NAME, Cluster, Manifest, Workload, metadata
+from headrace.targets.manifests.network import policy
+from headrace.targets.manifests.objects import account, mounted_files
+from headrace.targets.manifests.pods import template
 from headrace.targets.manifests.weights import weights
 
 _PRESET_PORT = 5000
@@ -16,6 +17,10 @@ _PRESET_PORT = 5000
 _CREATED_BY = "inferenceset.kaito.sh/created-by"
 """On every pod of an InferenceSet (pkg/workspace/manifests of kaito-project/kaito)."""
 
+_WORKSPACE = "kaito.sh/workspace"
+"""On every pod of a Workspace."""
+
+_GATED = ("llama-", "meta-llama/", "gemma-3-", "google/gemma-3-")
 _UP = 10
 """Waiting requests of a replica, as in KAITO's examples."""
 
@@ -25,23 +30,43 @@ _RESERVED = ("kaito.sh/workspace", "kaito.sh/workspacenamespace", "kaito.sh/rage
 
 
 def objects(cluster: Cluster, load: Workload) -> list[Manifest]:
-    """The InferenceSet of one model and what belongs to it. Weights are fetched by KAITO where it has a preset."""
+    """The InferenceSet or Workspace of one model and what belongs to it. Weights KAITO fetches where it has a preset."""
     port = _PRESET_PORT if load.preset else PORT
-    reached = [_service(cluster, load, port), policy(cluster, load, {_CREATED_BY: load.name}, port, port)]
+    pods = {_WORKSPACE: _workspace_name(load)} if _alone(cluster) else {_CREATED_BY: load.name}
+    reached = [_service(cluster, load, pods, port), policy(cluster, load, pods, port, port)]
+    made = _workspace(cluster, load) if _alone(cluster) else _set(cluster, load)
     if load.preset:
-        return [_config(cluster, load), _set(cluster, load), *reached]
+        return [_config(cluster, load), made, *reached]
     own = [account(cluster, load.name, ENGINE), *weights(cluster, load), *mounted_files(cluster, load)]
-    return [*own, _set(cluster, load), *reached]
+    return [*own, made, *reached]
+
+
+def _alone(cluster: Cluster) -> bool:
+    return cluster.spec.kaito == "workspace"
+
+
+def _workspace_name(load: Workload) -> str:
+    """Not the model's: KAITO makes a Service of the Workspace's name, and the model's name is ours."""
+    return f"{load.name}-workspace"
+
+
+def _workspace(cluster: Cluster, load: Workload) -> Manifest:
+    """A Workspace has no spec: what would be in it stands at the top."""
+    machine, labels = _machine(cluster, load)
+    return {
+        "apiVersion": "kaito.sh/v1beta1",
+        "kind": "Workspace",
+        "metadata": metadata(cluster, load.name, ENGINE, named=_workspace_name(load)),
+        "resource": {**machine, "labelSelector": {"matchLabels": labels}},
+        "inference": _inference(cluster, load),
+    }
 
 
 def _set(cluster: Cluster, load: Workload) -> Manifest:
     about = metadata(cluster, load.name, ENGINE)
     if load.scaled:
         about["annotations"] = _annotations(load)
-    own = cluster.spec.nodes.labels  # nodes that are there already: KAITO brings none then, and wants no size named
-    machine = {"instanceType": load.need.instance_type} if load.need.instance_type and not own else {}
-    labels = {} if own else {"headrace/model": load.name}
-    labels |= {} if machine else load.need.selector
+    machine, labels = _machine(cluster, load)
     replicas = {} if load.scaled else {"replicas": load.replicas[0]}
     return {
         "apiVersion": "kaito.sh/v1beta1",
@@ -53,6 +78,14 @@ def _set(cluster: Cluster, load: Workload) -> Manifest:
             "template": {"resource": machine, "inference": _inference(cluster, load)},
         },
     }
+
+
+def _machine(cluster: Cluster, load: Workload) -> tuple[dict[str, str], dict[str, str]]:
+    """The size of machine that KAITO is to bring, and the labels of the nodes."""
+    own = cluster.spec.nodes.labels  # nodes that are there already: KAITO brings none then, and wants no size named
+    machine = {"instanceType": load.need.instance_type} if load.need.instance_type and not own else {}
+    labels = {} if own else {"headrace/model": load.name}
+    return machine, labels | ({} if machine else dict(load.need.selector))
 
 
 def _inference(cluster: Cluster, load: Workload) -> Manifest:
@@ -100,41 +133,67 @@ def _annotations(load: Workload) -> dict[str, str]:
     }
 
 
-def _service(cluster: Cluster, load: Workload, target: int) -> Manifest:
+def _service(cluster: Cluster, load: Workload, pods: dict[str, str], target: int) -> Manifest:
     """One address over all replicas: an InferenceSet makes a Service for each of its Workspaces only."""
     port = {"name": PORT_NAME, "port": PORT, "targetPort": target, "protocol": "TCP"}
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": metadata(cluster, load.name, ENGINE),
-        "spec": {"type": "ClusterIP", "selector": {_CREATED_BY: load.name}, "ports": [port]},
+        "spec": {"type": "ClusterIP", "selector": pods, "ports": [port]},
     }
 
 
 def problems(manifest: Manifest) -> Iterator[str]:
-    """What KAITO's webhook would refuse in an InferenceSet; the CRD's schema sees none of it."""
+    """What KAITO's webhook would refuse in an InferenceSet or a Workspace; the CRD's schema sees none of it."""
     name, spec = manifest["metadata"]["name"], manifest.get("spec", {})
     if not _LABEL.fullmatch(name):
         yield f"{name} is no DNS-1123 label"
+    if manifest["kind"] == "Workspace":
+        yield from _workspace_problems(manifest)
+        return
     inference = spec.get("template", {}).get("inference", {})
-    if ("preset" in inference) == ("template" in inference):
-        yield "exactly one of preset and template"
-    yield from _node_problems(spec)
+    yield from _inference_problems(inference)
+    yield from _node_problems(spec.get("labelSelector", {}), spec.get("template", {}).get("resource", {}))
     annotations = manifest["metadata"].get("annotations", {})
     if annotations.get(f"{_SCALED}/auto-provision") == "true":
         yield from _scaler_problems(annotations)
-    for container in inference.get("template", {}).get("spec", {}).get("containers", ()):
-        if "nvidia.com/gpu" not in container.get("resources", {}).get("limits", {}):
+
+
+def _workspace_problems(manifest: Manifest) -> Iterator[str]:
+    if "spec" in manifest:
+        yield "a Workspace has no spec: resource and inference stand at the top, and the rest is dropped without a word"
+    resource = manifest.get("resource", {})
+    if ("inference" in manifest) == ("tuning" in manifest):
+        yield "Either Inference or Tuning must be specified"
+    yield from _inference_problems(manifest.get("inference", {}))
+    yield from _node_problems(resource.get("labelSelector", {}), resource)
+
+
+def _inference_problems(inference: Manifest) -> Iterator[str]:
+    if ("preset" in inference) == ("template" in inference):
+        yield "exactly one of preset and template"
+    preset = inference.get("preset", {}).get("name", "")
+    if gated(preset) and not inference["preset"].get("presetOptions", {}).get("modelAccessSecret"):
+        yield f"the preset {preset} is gated and needs a modelAccessSecret with the key HF_TOKEN (kubernetes.secret)"
+    pod = inference.get("template", {}).get("spec", {})
+    for container in pod.get("containers", ()):
+        if GPU not in container.get("resources", {}).get("limits", {}):
             yield "a template brings its own limit of GPUs"
-    if "template" in inference and "sku" not in {each["key"] for each in inference["template"]["spec"].get("tolerations", ())}:
+    if "template" in inference and "sku" not in {each["key"] for each in pod.get("tolerations", ())}:
         yield "a template brings its own toleration of sku=gpu"
 
 
-def _node_problems(spec: Manifest) -> Iterator[str]:
-    labels = spec.get("labelSelector", {}).get("matchLabels", {})
+def gated(preset: str) -> bool:
+    """Whether the hub asks who fetches the weights of a preset: the families whose licence has to be accepted there."""
+    return preset.startswith(_GATED)
+
+
+def _node_problems(selector: Manifest, resource: Manifest) -> Iterator[str]:
+    labels = selector.get("matchLabels", {})
     if not set(labels) - set(_RESERVED):
         yield "labelSelector.matchLabels must contain at least one label that is not reserved"
-    size = spec.get("template", {}).get("resource", {}).get("instanceType", "")
+    size = resource.get("instanceType", "")
     if size and not size.startswith(("Standard_N", "Standard_D")):
         yield f"Unsupported instance type {size}"
 

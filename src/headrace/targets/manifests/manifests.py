@@ -3,30 +3,32 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from headrace.targets.manifests import kaito, objects
 from headrace.targets.manifests.base import Cluster, Manifest, labels
+from headrace.targets.manifests.exposure import exposure, pool
 from headrace.targets.manifests.gateway import gateway
+from headrace.targets.manifests.scaling import authentication
+from headrace.targets.manifests.text import MARK, dumped
 
-MARK = "# Made by headrace render. Edit headrace.yaml instead."
+__all__ = ["KUSTOMIZATION", "MARK", "dumped", "files", "manifests", "path", "stream"]
+
 KUSTOMIZATION = "kustomization.yaml"
 _INSTANCE = "app.kubernetes.io/instance"
-_WIDTH = 10**6  # no line is broken: a query stays one that can be copied
 
 
 def manifests(cluster: Cluster) -> list[Manifest]:
     """All objects of the cluster."""
-    made = [_namespace(cluster)]
+    made = [_namespace(cluster), *authentication(cluster)]
     for load in cluster.workloads:
         on_kaito = cluster.spec.target == "kaito" and load.need.gpus
         made += (kaito if on_kaito else objects).objects(cluster, load)
-    return [*made, *gateway(cluster)]
+        made += [] if on_kaito else pool(cluster, load)
+    return [*made, *gateway(cluster), *exposure(cluster)]
 
 
 def files(made: list[Manifest]) -> dict[str, str]:
     """A file for each object by its path, and the kustomization that lists them: a folder for each model."""
-    named = {_path(manifest): f"{MARK}\n{dumped(manifest)}" for manifest in made}
+    named = {path(manifest): f"{MARK}\n{dumped(manifest)}" for manifest in made}
     assert len(named) == len(made), "two objects of one kind and name"
     kustomization: Mapping[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -41,25 +43,8 @@ def stream(made: list[Manifest]) -> str:
     return "".join(f"---\n{dumped(manifest)}" for manifest in made)
 
 
-def dumped(value: Mapping[str, Any]) -> str:
-    """YAML as the API machinery reads it: no anchors, and what would be read as something else in quotes."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=_WIDTH, allow_unicode=True)
-
-
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: Any, value: str) -> Any:
-    """Files in ConfigMaps line by line."""
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
-
-
-_Dumper.add_representer(str, _text)
-
-
-def _path(manifest: Manifest) -> str:
+def path(manifest: Manifest) -> str:
+    """The file of an object: in the folder of what it belongs to."""
     kind, about = manifest["kind"].lower(), manifest["metadata"]
     if kind == "namespace":
         return f"{kind}.yaml"

@@ -1,16 +1,28 @@
 """The objects of one model on plain Kubernetes: who it is, what runs, how it is reached, by whom, and how it is disturbed."""
 
 import base64
-from collections.abc import Mapping
-from urllib.parse import urlsplit
 
-from headrace.targets.manifests.base import PORT, PORT_NAME, Cluster, Manifest, Workload, metadata, selector
+from headrace.targets.manifests import groups
+from headrace.targets.manifests.base import (
+    ENGINE,
+    GATEWAY,
+    PORT,
+    PORT_NAME,
+    SPARE,
+    Cluster,
+    Manifest,
+    Workload,
+    metadata,
+    selector,
+)
 from headrace.targets.manifests.containers import CONTAINERS
-from headrace.targets.manifests.pods import ENGINE, file_key, mounted, probes, template
-from headrace.targets.manifests.scaling import monitor, scaled
+from headrace.targets.manifests.network import policy
+from headrace.targets.manifests.pods import file_key, mounted, probes, template
+from headrace.targets.manifests.scaling import monitors, scaled
 from headrace.targets.manifests.weights import weights
 
-GATEWAY = "gateway"
+__all__ = ["GATEWAY", "account", "disruption", "mounted_files", "objects", "service"]
+
 _SCHEDULING_SECONDS = 600
 """Until there is a node and its image: a pool that scales out takes minutes."""
 
@@ -21,17 +33,20 @@ _FETCH_RATE = 20_000_000
 def objects(cluster: Cluster, load: Workload) -> list[Manifest]:
     """Everything of one model, in the order in which it is made."""
     keda = cluster.spec.scaler == "keda"
-    metrics = PORT_NAME if CONTAINERS[load.placement.engine].metrics_port == PORT else "metrics"
+    about = CONTAINERS[load.placement.engine]
+    named = PORT_NAME if about.metrics_port == PORT else "metrics"
+    split = load.machines > 1
+    pods = groups.group(load) if split else selector(load.name, ENGINE)
     return [
         account(cluster, load.name, ENGINE),
         *weights(cluster, load),
         *mounted_files(cluster, load),
-        _deployment(cluster, load),
+        groups.worker_set(cluster, load) if split else _deployment(cluster, load),
         service(cluster, load.name, ENGINE),
         disruption(cluster, load.name, ENGINE),
-        policy(cluster, load, selector(load.name, ENGINE), PORT, CONTAINERS[load.placement.engine].metrics_port),
+        policy(cluster, load, pods, PORT, about.metrics_port),
         *([scaled(cluster, load)] if keda and load.scaled else []),
-        *([monitor(cluster, load.name, ENGINE, metrics)] if keda and load.placement.engine != "custom" else []),
+        *(monitors(cluster, load.name, ENGINE, named) if load.placement.engine != "custom" else []),
     ]
 
 
@@ -66,10 +81,11 @@ def _deployment(cluster: Cluster, load: Workload) -> Manifest:
     """Without `replicas` where a scaler owns them: each apply would set them back."""
     patience = _SCHEDULING_SECONDS + load.weights_bytes // _FETCH_RATE + probes(load)["startupProbe"]["failureThreshold"] * 10
     replicas = {} if load.scaled else {"replicas": load.replicas[0]}
+    spare = {"annotations": {SPARE: str(load.need.gpus)}} if load.need.spare else {}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata(cluster, load.name, ENGINE),
+        "metadata": metadata(cluster, load.name, ENGINE, **spare),
         "spec": {
             **replicas,
             "selector": {"matchLabels": selector(load.name, ENGINE)},
@@ -102,23 +118,3 @@ def mounted_files(cluster: Cluster, load: Workload) -> list[Manifest]:
     data = {key: value for key, value in (("data", text), ("binaryData", binary)) if value}
     about = metadata(cluster, load.name, ENGINE, named=f"{load.name}-files")
     return [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, **data}]
-
-
-def policy(cluster: Cluster, load: Workload, pods: Mapping[str, str], port: int, metrics: int) -> Manifest:
-    """Engines ask nobody for a key here: only the gateway reaches them, and Prometheus their metrics."""
-    gateway = {"podSelector": {"matchLabels": selector(GATEWAY, GATEWAY)}}
-    namespace = (urlsplit(cluster.spec.prometheus).hostname or "").split(".")[1]
-    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(cluster, load.name, ENGINE),
-        "spec": {
-            "podSelector": {"matchLabels": dict(pods)},
-            "policyTypes": ["Ingress"],
-            "ingress": [
-                {"from": [gateway], "ports": [{"port": port, "protocol": "TCP"}]},
-                {"from": [prometheus], "ports": [{"port": metrics, "protocol": "TCP"}]},
-            ],
-        },
-    }

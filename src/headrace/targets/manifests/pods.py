@@ -5,9 +5,20 @@ from math import ceil
 from headrace.engines import engines, triton_config
 from headrace.runners.triton_config import Config
 from headrace.spec.kubernetes import taint
-from headrace.targets.manifests.base import PORT, PORT_NAME, Cluster, Manifest, Workload, gibibytes, mebibytes, selector
+from headrace.targets.manifests.base import (
+    ENGINE,
+    GPU,
+    PORT,
+    PORT_NAME,
+    Cluster,
+    Manifest,
+    Workload,
+    gibibytes,
+    mebibytes,
+    selector,
+)
 from headrace.targets.manifests.containers import CONTAINERS, HOME, run
-from headrace.targets.manifests.placing import CODE, WEIGHTS
+from headrace.targets.manifests.known import CODE, READY, WEIGHTS
 
 PRE_STOP_SECONDS = 10
 """Between the end of its endpoint and SIGTERM: routes to it are taken away meanwhile (KServe: 15 s)."""
@@ -17,7 +28,6 @@ _LEAST_BUDGET_SECONDS = 600
 
 _SHM = "2Gi"
 _SCRATCH = "8Gi"
-ENGINE = "engine"
 VOLUME_GROUP = 1000
 """Of all pods: what the Job has written, engines of other users may read."""
 
@@ -90,11 +100,11 @@ def pre_stop() -> Manifest:
 
 
 def resources(load: Workload) -> Manifest:
-    """GPUs are whole, and requests equal limits. CPU has no limit, which would only throttle."""
+    """GPUs and parts of them are counted whole, and requests equal limits. CPU has no limit, which would only throttle."""
     asked = {"cpu": str(load.need.cores), "memory": mebibytes(load.need.memory_bytes)}
     if not load.need.gpus:
         return {"requests": asked, "limits": {"memory": asked["memory"]}}
-    gpus = {"nvidia.com/gpu": str(load.need.gpus)}
+    gpus = {load.need.resource: str(load.need.gpus)}
     # Weights are read through the page cache of the pod, which a limit on memory would make it do without.
     return {"requests": {**asked, **gpus}, "limits": gpus}
 
@@ -128,7 +138,7 @@ def nodes(cluster: Cluster, load: Workload) -> Manifest:
 
 def tolerations(cluster: Cluster) -> list[Manifest]:
     """Those of the user's pools, and the one that managed GPU pools come with."""
-    tolerated = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    tolerated = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
     for text in cluster.spec.nodes.taints:
         key, value, effect = taint(text)
         how = {"operator": "Exists"} if not value else {"operator": "Equal", "value": value}
@@ -192,6 +202,7 @@ def repository(load: Workload) -> dict[str, bytes]:
         "tensor_parallel_size": options["tensor_parallel"],
         "pipeline_parallel_size": options["pipeline"],
         "kv_cache_memory_bytes": options["cache_bytes"],
+        "gpu_memory_utilization": options.get("utilization"),
         "quantization": options["quantization"] or None,
     }
     said = {key: value for key, value in arguments.items() if value is not None}
@@ -209,21 +220,48 @@ def file_key(path: str) -> str:
 
 
 def _volumes(cluster: Cluster, load: Workload) -> list[Manifest]:
-    once = cluster.spec.storage.access == "once"
-    volumes: list[Manifest] = [scratch(), {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHM}}]
-    if load.weights:
-        volumes.append(weights_claim(load, read_only=not once))
-        volumes += [pull_settings(load)] if once else []
+    volumes: list[Manifest] = [scratch()]
+    if load.need.shm:
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHM}})
+    volumes += _weights_volumes(cluster, load)
     if files := mounted(load):
         items = [{"key": file_key(path), "path": path} for path in sorted(files)]
         volumes.append({"name": "files", "configMap": {"name": f"{load.name}-files", "items": items}})
     return volumes
 
 
+def _weights_volumes(cluster: Cluster, load: Workload) -> list[Manifest]:
+    if load.weights_image:
+        return [{"name": "weights", "image": {"reference": load.weights_image, "pullPolicy": "IfNotPresent"}}]
+    if not load.weights:
+        return []
+    match cluster.spec.storage.access:
+        case "many":
+            return [weights_claim(load, read_only=True)]
+        case "once":
+            return [weights_claim(load, read_only=False), pull_settings(load)]
+        case "each":
+            made = {"metadata": {"labels": selector(load.name, ENGINE)}, "spec": claim_spec(cluster, load)}
+            return [{"name": "weights", "ephemeral": {"volumeClaimTemplate": made}}, pull_settings(load)]
+
+
+def claim_spec(cluster: Cluster, load: Workload) -> Manifest:
+    """What a model's volume has to be."""
+    many = cluster.spec.storage.access == "many"
+    spec: Manifest = {
+        "accessModes": ["ReadWriteMany" if many else "ReadWriteOnce"],
+        "resources": {"requests": {"storage": volume_size(cluster, load)}},
+    }
+    return {**spec, "storageClassName": cluster.spec.storage.class_} if cluster.spec.storage.class_ else spec
+
+
 def _mounts(load: Workload) -> list[Manifest]:
-    mounts: list[Manifest] = [{"name": "tmp", "mountPath": HOME}, {"name": "shm", "mountPath": "/dev/shm"}]
-    if load.weights:
-        mounts.append({"name": "weights", "mountPath": WEIGHTS, "readOnly": True})
+    mounts: list[Manifest] = [{"name": "tmp", "mountPath": HOME}]
+    if load.need.shm:
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    if load.weights or load.weights_image:
+        # What is at the image's root is where the link to fetched weights would be.
+        mounts.append({"name": "weights", "mountPath": READY if load.weights_image else WEIGHTS, "readOnly": True})
     if mounted(load):
         mounts.append({"name": "files", "mountPath": "/models" if load.placement.engine == "triton" else CODE, "readOnly": True})
     return mounts

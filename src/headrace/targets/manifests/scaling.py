@@ -1,51 +1,98 @@
-"""What scales a model: a ScaledObject on what the gateway counts, and the monitors that bring Prometheus the numbers.
+"""What scales a model: a ScaledObject on what the gateway counts, asked of the gateway itself or of Prometheus, and KEDA's rules.
 
-Why running and waiting, why the gateway's: facts/keda-hpa.md, sections 7 and 8. The gateway's series are there at zero replicas.
+Why running and waiting, why the gateway's: facts/keda-hpa.md, sections 7 and 8. The gateway's numbers are there at zero replicas.
 """
 
-from headrace.targets.manifests.base import PORT_NAME, Cluster, Manifest, Workload, metadata, selector
+from headrace.scaling.base import Policy
+from headrace.scaling.fields import fields
+from headrace.spec.kubernetes import azure_managed
+from headrace.targets.manifests.base import (
+    GATEWAY,
+    PORT_NAME,
+    SCALER,
+    SCALER_PORT,
+    Cluster,
+    Manifest,
+    Workload,
+    metadata,
+    selector,
+)
 
-_POLLING_SECONDS = 5
-"""At zero replicas: how long the first request waits unseen."""
+AUTHENTICATION = "prometheus"
+"""The TriggerAuthentication for Azure's managed Prometheus."""
 
-_LEAST_PERIOD, _MOST_PERIOD = 60, 1800  # the API takes no longer ones
-_DOWN_WINDOW, _MOST_WINDOW = 300, 3600
+_PUSHED_SECONDS = 15
+"""Between polls where the gateway says at once that somebody waits: they only see that nobody does any more."""
 
 
 def scaled(cluster: Cluster, load: Workload) -> Manifest:
     """The ScaledObject of a model whose replicas are a range."""
-    least, most = load.replicas
-    sleeping = {"pollingInterval": _POLLING_SECONDS, "cooldownPeriod": int(load.idle_seconds)} if least == 0 else {}
+    numbers = fields(_policy(load))
+    polling = numbers.polling_seconds if cluster.spec.prometheus else _PUSHED_SECONDS
+    sleeps = numbers.cooldown_seconds is not None
+    sleeping = {"pollingInterval": polling, "cooldownPeriod": numbers.cooldown_seconds} if sleeps else {}
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
         "metadata": metadata(cluster, load.name, "scaler"),
         "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": load.name},
-            "minReplicaCount": least,
-            "maxReplicaCount": most,
+            "scaleTargetRef": _target(load),
+            "minReplicaCount": numbers.least,
+            "maxReplicaCount": numbers.most,
             **sleeping,
-            "fallback": {"failureThreshold": 3, "replicas": max(1, least), "behavior": "currentReplicasIfHigher"},
-            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behaviour(load)}},
-            "triggers": [trigger(cluster, load)],
+            "fallback": dict(numbers.fallback),
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": numbers.behaviour}},
+            "triggers": [_prometheus(cluster, load) if cluster.spec.prometheus else _pushed(cluster, load)],
         },
     }
 
 
-def trigger(cluster: Cluster, load: Workload) -> Manifest:
-    """Requests at the model per replica: those that it is planned for, and those that may wait. An empty answer is an error."""
-    threshold = load.concurrency + load.queue
+def _target(load: Workload) -> Manifest:
+    if load.machines > 1:
+        return {"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "name": load.name}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "name": load.name}
+
+
+def threshold(load: Workload) -> int:
+    """Requests at the model per replica: a share of those that it is planned for, and those that may wait."""
+    return fields(_policy(load)).threshold
+
+
+def _policy(load: Workload) -> Policy:
+    """The policy that `headrace serve` would scale it by, and `headrace simulate` tries."""
+    least, most = load.replicas
+    return Policy(least, most, load.concurrency, load.queue, load.idle_seconds, load.load_seconds)
+
+
+def _pushed(cluster: Cluster, load: Workload) -> Manifest:
+    """The gateway as external scaler: it says by itself when the first request of a sleeping model is held."""
+    return {
+        "type": "external-push",
+        "metricType": "AverageValue",
+        "metadata": {
+            # Of its namespace: KEDA asks from its own.
+            "scalerAddress": f"{SCALER}.{cluster.spec.namespace}.svc:{SCALER_PORT}",
+            "model": load.model,
+            "target": str(threshold(load)),
+        },
+    }
+
+
+def _prometheus(cluster: Cluster, load: Workload) -> Manifest:
+    """An empty answer is an error, not zero."""
     asleep = {"activationThreshold": "0"} if load.replicas[0] == 0 else {}
+    azure = {"authenticationRef": {"name": AUTHENTICATION}} if azure_managed(cluster.spec.prometheus) else {}
     return {
         "type": "prometheus",
         "metricType": "AverageValue",
         "metadata": {
             "serverAddress": cluster.spec.prometheus,
             "query": query(cluster.spec.namespace, load.model),
-            "threshold": str(threshold),
+            "threshold": str(threshold(load)),
             **asleep,
             "ignoreNullValues": "false",
         },
+        **azure,
     }
 
 
@@ -55,35 +102,30 @@ def query(namespace: str, model: str) -> str:
     return f"sum(headrace_queue_depth{labels}) + (sum(headrace_in_flight_requests{labels}) or vector(0))"
 
 
-def behaviour(load: Workload) -> Manifest:
-    """Up: at most twice as many while a start takes: the same queue would ask for more and more. Down: one by one."""
-    period = min(_MOST_PERIOD, max(_LEAST_PERIOD, load.load_seconds))
-    window = min(_MOST_WINDOW, max(_DOWN_WINDOW, load.load_seconds))
-    return {
-        "scaleUp": {
-            "stabilizationWindowSeconds": 0,
-            "policies": [
-                {"type": "Pods", "value": 2, "periodSeconds": period},
-                {"type": "Percent", "value": 100, "periodSeconds": period},
-            ],
-            "selectPolicy": "Max",
-        },
-        "scaleDown": {
-            "stabilizationWindowSeconds": window,
-            "policies": [{"type": "Pods", "value": 1, "periodSeconds": 120}],
-            "selectPolicy": "Max",
-        },
-    }
+def authentication(cluster: Cluster) -> list[Manifest]:
+    """How KEDA asks Azure's managed Prometheus: with the workload identity of KEDA's operator. Once for all models."""
+    kaito = cluster.spec.target == "kaito"  # what has GPUs is scaled by KAITO's own scaler then
+    scaled_by_us = any(load.scaled and not (kaito and load.need.gpus) for load in cluster.workloads)
+    if not scaled_by_us or not cluster.monitored or not azure_managed(cluster.spec.prometheus):
+        return []
+    about = metadata(cluster, GATEWAY, "scaler", named=AUTHENTICATION)
+    spec = {"podIdentity": {"provider": "azure-workload"}}
+    return [{"apiVersion": "keda.sh/v1alpha1", "kind": "TriggerAuthentication", "metadata": about, "spec": spec}]
 
 
-def monitor(cluster: Cluster, name: str, component: str, port: str = PORT_NAME) -> Manifest:
-    """A PodMonitor: by the name of the port."""
-    return {
-        "apiVersion": "monitoring.coreos.com/v1",
-        "kind": "PodMonitor",
-        "metadata": metadata(cluster, name, component),
-        "spec": {
-            "selector": {"matchLabels": selector(name, component)},
-            "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": "15s"}],
-        },
-    }
+def monitors(cluster: Cluster, name: str, component: str, port: str = PORT_NAME) -> list[Manifest]:
+    """A PodMonitor, by the name of the port, where a Prometheus has to have the numbers. Azure's reads a group of its own."""
+    if not cluster.monitored:
+        return []
+    group = "azmonitoring.coreos.com" if azure_managed(cluster.spec.prometheus) else "monitoring.coreos.com"
+    return [
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "PodMonitor",
+            "metadata": metadata(cluster, name, component),
+            "spec": {
+                "selector": {"matchLabels": selector(name, component)},
+                "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": "15s"}],
+            },
+        }
+    ]

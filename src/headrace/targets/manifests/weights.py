@@ -1,10 +1,11 @@
 """Weights in the cluster: a volume for each set of them, a Job that fills it once, and what the Job is told."""
 
+import copy
 import json
 from typing import Any
 
 from headrace.targets.manifests.base import Cluster, Manifest, Workload, metadata, selector, short_hash
-from headrace.targets.manifests.pods import fetching, pod_security, pull_settings, scratch, volume_size, weights_claim
+from headrace.targets.manifests.pods import claim_spec, fetching, pod_security, pull_settings, scratch, weights_claim
 
 PULL = "pull"
 _TRIES = 6
@@ -16,19 +17,18 @@ def weights(cluster: Cluster, load: Workload) -> list[Manifest]:
     """
     if not load.weights:
         return []
-    many = cluster.spec.storage.access == "many"
-    return [_claim(cluster, load, many=many), _settings(cluster, load), *([_job(cluster, load)] if many else [])]
+    match cluster.spec.storage.access:
+        case "many":
+            return [_claim(cluster, load), _settings(cluster, load), _job(cluster, load)]
+        case "once":
+            return [_claim(cluster, load), _settings(cluster, load)]
+        case "each":  # the claim is the pod's
+            return [_settings(cluster, load)]
 
 
-def _claim(cluster: Cluster, load: Workload, *, many: bool) -> Manifest:
-    spec: Manifest = {
-        "accessModes": ["ReadWriteMany" if many else "ReadWriteOnce"],
-        "resources": {"requests": {"storage": volume_size(cluster, load)}},
-    }
-    if cluster.spec.storage.class_:
-        spec["storageClassName"] = cluster.spec.storage.class_
+def _claim(cluster: Cluster, load: Workload) -> Manifest:
     about = metadata(cluster, load.name, PULL, named=load.weights)
-    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": about, "spec": spec}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": about, "spec": claim_spec(cluster, load)}
 
 
 def _settings(cluster: Cluster, load: Workload) -> Manifest:
@@ -60,10 +60,24 @@ def _job(cluster: Cluster, load: Workload) -> Manifest:
         "volumes": [scratch(), weights_claim(load, read_only=False), pull_settings(load)],
     }
     spec = {"backoffLimit": _TRIES, "template": {"metadata": {"labels": selector(load.name, PULL)}, "spec": pod}}
-    named = f"{load.name}-pull-{short_hash(json.dumps(spec, sort_keys=True))}"
+    named = f"{load.name}-pull-{job_hash(cluster.image, cluster.spec.secret or '', spec)}"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata(cluster, load.name, PULL, named=named),
         "spec": spec,
     }
+
+
+def job_hash(image: str, secret: str, spec: Manifest) -> str:
+    """Of what the Job is. Image and Secret stand apart from all else: a chart, which is told them later, makes the hash again."""
+    return short_hash(fixed_hash(spec), image, secret)
+
+
+def fixed_hash(spec: Manifest) -> str:
+    """Of a Job without its image and token."""
+    bare = copy.deepcopy(spec)
+    (container,) = bare["template"]["spec"]["containers"]
+    container["env"] = [each for each in container["env"] if "valueFrom" not in each]
+    del container["image"]
+    return short_hash(json.dumps(bare, sort_keys=True))

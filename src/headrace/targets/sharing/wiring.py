@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.plan.nodepool import NodePool
-from headrace.targets.manifests.manifests import dumped
-from headrace.targets.sharing import device_plugin, mig
+from headrace.targets.manifests.text import MARK, dumped
+from headrace.targets.sharing import budget, device_plugin, mig
 from headrace.targets.sharing.device_plugin import WHOLE, How
 
+FOLDER = "gpu-sharing"
 CONFIG_MAP = "headrace-device-plugin"
 MIG_CONFIG_MAP = "headrace-mig-parted"
 Taint = tuple[str, str | None, str]
@@ -94,6 +95,25 @@ def operator_values(taints: Sequence[Taint]) -> dict[str, Any]:
         "daemonsets": {"tolerations": tolerations},
         "node-feature-discovery": {"worker": {"tolerations": tolerations}},
     }
+
+
+def files(pools: Sequence[NodePool], wired: Wiring, how: How) -> dict[str, str]:
+    """The ConfigMaps and the chart's values as files: they are the whole cluster's, not the models'."""
+    made = {f"{FOLDER}/configmap-{each['metadata']['name']}.yaml": f"{MARK}\n{dumped(each)}" for each in wired.objects}
+    said = [line for pool in pools for line in _said(pool, pools, wired, how)]
+    version = f" --version {wired.chart.version}" if wired.chart.version else ""
+    install = f"helm upgrade --install {wired.chart.name} {wired.chart.name} --repo {wired.chart.repository}{version}"
+    said += [f"{install} --namespace {wired.chart.namespace} --create-namespace --values {FOLDER}/values.yaml"]
+    text = "".join(f"# {line}\n" for line in said)
+    return {**made, f"{FOLDER}/values.yaml": f"{MARK}\n{text}{dumped(wired.values)}"}
+
+
+def _said(pool: NodePool, pools: Sequence[NodePool], wired: Wiring, how: How) -> list[str]:
+    labels = " ".join(f"{key}={value}" for key, value in wired.labels[pool.name].items())
+    return [
+        f"{pool.most} x {pool.sku.name}, labelled {labels}: {budget.isolation(pool, how)}",
+        *(f"  {line}" for line in budget.arithmetic(pool, pools)),
+    ]
 
 
 def problems(wired: Wiring, taints: Sequence[Taint]) -> list[str]:
