@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test test-vllm check bench reference clean
+.PHONY: help serve test test-vllm test-cluster control-plane check bench reference clean
 
 help:
 	@echo "make serve   serve the packaged demo model on the embedded engine"
 	@echo "make test    run every test, with real engines and real models"
 	@echo "make test-vllm   install vLLM for CPUs (2 GB, a minute) and run its tests (minutes)"
+	@echo "make test-cluster   tests against a real Kubernetes API server (built once, 5 minutes, by ../shared/tools/controlplane)"
 	@echo "make check   format, lint, types, layers, generated pages"
 	@echo "make bench   measure the gateway beside the engine itself, nginx and other routers"
 
@@ -19,6 +20,14 @@ test: .venv/.dev .venv/.triton
 
 test-vllm: .venv/.dev .venv/.vllm
 	$(BIN)/python -m pytest -m vllm tests/contract
+
+test-cluster: .venv/.dev
+	$(BIN)/python -m pytest -m controlplane tests/cluster
+
+# Debian's Kubernetes, built once into ~/.cache/headrace-controlplane. It fails where its sources or Debian's packages are not there.
+SHARED ?= ../shared
+control-plane:
+	@test -x "$${HEADRACE_CONTROLPLANE:-$$HOME/.cache/headrace-controlplane}/bin/kube-apiserver" || $(SHARED)/tools/controlplane/build.sh
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

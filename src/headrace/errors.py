@@ -6,7 +6,7 @@ from dataclasses import dataclass
 class HeadraceError(Exception):
     """An error for the person at the terminal: what happened, and what to do about it.
 
-    `exit_code` follows sysexits(3): 64 usage, 65 bad input, 69 something needed is unavailable, 78 configuration.
+    `exit_code` follows sysexits(3): 64 usage, 65 bad input, 69 something needed is unavailable, 77 not allowed, 78 configuration.
     """
 
     exit_code = 70
