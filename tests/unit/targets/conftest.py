@@ -8,24 +8,13 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from short_times import SHORT
 
 from headrace.engines.base import Placement
 from headrace.targets.base import Replica, Start
 from headrace.targets.local import LocalTarget
-from headrace.targets.restarts import RestartPolicy
-from headrace.targets.timing import Timing
 from headrace.testing.engine import fake_engine
 
-SHORT = Timing(
-    load_limit=30.0,
-    load_probe=0.01,
-    health=0.02,
-    health_timeout=10.0,
-    scrape=0.02,
-    watch=0.02,
-    memory=0.0,
-    restarts=RestartPolicy(backoff=(0.01,)),
-)
 PLACEMENT = Placement("chat", "fake", "generate", "none.gguf", 1024, 2, 1, 0)
 
 

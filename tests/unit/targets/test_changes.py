@@ -53,6 +53,9 @@ def kinds(found):
         (plan(OLD), [replica("chat-1", State.FAILED)], {}, []),
         # fewer wanted: the highest number drains
         (plan(OLD), [replica("chat-1"), replica("chat-2")], {}, [(Drain, "chat-2")]),
+        # ... unless it has more to lose: requests in flight, then a cache that took longer to fill
+        (plan(OLD), [replica("chat-1"), replica("chat-2")], load(chat_1=1, chat_2=2), [(Drain, "chat-1")]),
+        (plan(OLD), [replica("chat-1", since=9.0), replica("chat-2", since=1.0)], load(chat_1=1, chat_2=1), [(Drain, "chat-1")]),
         # ... unless another is of no use anyway
         (plan(OLD), [replica("chat-1", State.LOADING), replica("chat-2")], {}, [(Stop, "chat-1")]),
         # another placement: the old one serves until the new one is ready

@@ -1,0 +1,1 @@
+"""KEDA's external scaler: the gateways' load over gRPC."""

@@ -1,0 +1,1 @@
+"""Pods behind Services, as the API server tells of them."""
