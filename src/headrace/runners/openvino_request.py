@@ -24,6 +24,7 @@ _NOT_OFFERED = {
     "echo": "an echo of the prompt",
     "suffix": "a suffix",
     "audio": "audio",
+    "continue_final_message": "an answer that goes on from its start",
 }
 """What would be silently missing from the answer, so it is refused when asked for."""
 

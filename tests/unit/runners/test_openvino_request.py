@@ -106,6 +106,7 @@ def test_content_in_parts_is_put_together_and_none_is_empty():
         ({"tools": [{}]}, "tools"),
         ({"logprobs": True}, "logprobs"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
+        ({"continue_final_message": True}, "continue_final_message"),
     ],
 )
 def test_what_cannot_be_done_is_a_400_that_names_the_parameter(more, param):
