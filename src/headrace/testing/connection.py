@@ -151,6 +151,7 @@ def listener(address: str) -> socket.socket:
     else:
         host, _, port = address.removeprefix("http://").rpartition(":")
         found = socket.create_server((host, int(port)))
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; asyncio would not: accept() forgets the protocol
     found.listen(1024)
     found.setblocking(False)
     return found

@@ -1,0 +1,210 @@
+"""The command `headrace bench`: parse → call → print. Part of cli.py; imports happen in the command."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.measure.wish import Wish
+
+_URL = "http://127.0.0.1:8000/v1"
+
+
+def add(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "bench",
+        help="measure a running server: latencies, tokens a second, the highest rate within limits",
+        description="Measure any OpenAI-compatible server, the gateway here by default. Without a load: 1, 8 and 32 at once. "
+        "Latencies of a rate or a trace count from when a request was due, not from when it could be sent.",
+    )
+    command.add_argument("model", nargs="?", metavar="MODEL", help="may be left out when the server has one")
+    default = os.environ.get("HEADRACE_URL", _URL)
+    command.add_argument("--url", default=default, help=f"the API's address (default: HEADRACE_URL, else {_URL})")
+    command.add_argument("--key", default="", metavar="env:NAME", help="the variable that holds the API key")
+    command.add_argument(
+        "--api", choices=["chat", "completions"], default="chat", help="which of the two is asked (default chat)"
+    )
+    _load(command.add_argument_group("the load"))
+    _requests(command.add_argument_group("the requests"))
+    _length(command.add_argument_group("how long"))
+    _output(command.add_argument_group("the result"))
+    command.set_defaults(command=_bench)
+
+
+def _load(group: Any) -> None:
+    group.add_argument(
+        "--concurrency", default="", metavar="N,…", help="closed loop: so many at once, one after the other: 1,8,32"
+    )
+    group.add_argument("--rate", default="", metavar="R,…", help="open loop: so many a second, whatever is answered: 2,4")
+    group.add_argument("--arrivals", choices=["poisson", "constant"], default="poisson", help="of --rate (default poisson)")
+    kinds = "Azure's, Mooncake's, BurstGPT's, or a CSV with the columns timestamp,input_tokens,output_tokens"
+    group.add_argument("--trace", metavar="FILE", help=f"replay a trace: {kinds}, as headrace history export writes it")
+    group.add_argument("--speed", default="1x", metavar="Nx", help="so many times as fast as the trace was (default 1x)")
+    group.add_argument("--find-rate", action="store_true", help="search the highest rate that keeps --slo; begins at --rate")
+    group.add_argument("--slo", default="", metavar="K=V,…", help="limits of a good answer: ttft=500ms,tpot=50ms,e2e=10s")
+    group.add_argument("--share", default="95%", metavar="P%", help="so many have to keep the limits (default 95%%)")
+
+
+def _requests(group: Any) -> None:
+    group.add_argument(
+        "--prompt", default="512", metavar="TOKENS", help="tokens of a prompt, each made for its request (default 512)"
+    )
+    group.add_argument("--output", default="128", metavar="TOKENS", help="tokens of an answer (default 128)")
+    group.add_argument("--shared-prefix", default="", metavar="TOKENS", help="so many tokens of a prompt are the same in all")
+    group.add_argument("--lengths", metavar="TRACE", help="prompts and answers as long as those of a trace, drawn by chance")
+    group.add_argument("--messages", metavar="FILE", help='JSON lines of your own: {"messages": […], "max_tokens": 300}')
+    group.add_argument("--context", default="", metavar="TOKENS", help="cut requests to fit (default: what the server says)")
+
+
+def _length(group: Any) -> None:
+    group.add_argument("--duration", default="", metavar="TIME", help="measured time of a load (default 30s; a trace's own)")
+    group.add_argument("--requests", type=int, metavar="N", help="stop a load after so many measured requests, if that is sooner")
+    group.add_argument("--warmup", default="5s", metavar="TIME", help="before it, not measured (default 5s; 0s for a trace)")
+    group.add_argument("--stall", default="60s", metavar="TIME", help="give up a request after such a silence (default 60s)")
+    group.add_argument("--seed", type=int, default=1, help="of prompts and arrivals (default 1)")
+
+
+def _output(group: Any) -> None:
+    group.add_argument("--json", metavar="FILE", help="write all that was measured; - prints it instead of the table")
+    group.add_argument("--html", metavar="FILE", help="write a report with plots: one file that needs nothing else")
+    group.add_argument("--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="compare two files of --json, and measure nothing")
+    group.add_argument("--strict", action="store_true", help="exit with 1 when a load misses the limits of --slo")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """0; 1 when --strict is asked for and limits are missed; 69 when nothing was answered; 130 after Ctrl-C."""
+    from headrace.measure.record import decoded, encoded
+    from headrace.measure.text import shown
+
+    if options.compare:
+        from headrace.measure.compare import compared
+
+        before, after = (decoded(_read(name), name) for name in options.compare)
+        print(compared(before, after))
+        return 0
+    from headrace.measure.bench import bench
+    from headrace.measure.progress import Progress
+
+    wish = _wish(options)
+    for name in (options.json, options.html):
+        _writable(name)
+    progress = Progress()
+    report = bench(wish, progress.say, progress.tick)
+    progress.end()
+    if options.json and options.json != "-":
+        Path(options.json).write_bytes(encoded(report))
+    if options.html:
+        from headrace.measure.page import html
+
+        Path(options.html).write_text(html(report), "utf-8")
+    print(encoded(report).decode() if options.json == "-" else shown(report))
+    return _code(report, strict=options.strict)
+
+
+def _code(report: Any, *, strict: bool) -> int:
+    if report.interrupted:
+        return 130
+    if not any(stage.ok for stage in report.stages):
+        return 69
+    missed = report.found_rate is None if report.found else any(s.goodput and not s.goodput.met for s in report.stages)
+    return 1 if strict and missed else 0
+
+
+def _wish(options: argparse.Namespace) -> "Wish":
+    from headrace.errors import UsageError
+    from headrace.measure import wish
+    from headrace.measure.prompts import read
+
+    trace, lengths = _trace(options.trace), _trace(options.lengths)
+    loads = wish.loads(options.concurrency, options.rate, options.arrivals, trace, wish.speed(options.speed))
+    if options.find_rate and (options.concurrency or trace):
+        raise UsageError(
+            "--find-rate searches a rate by itself.", "Leave out --concurrency and --trace; --rate is where it begins."
+        )
+    only_trace = trace is not None and len(loads) == 1
+    if options.requests is not None and options.requests < 1:
+        raise UsageError(f"--requests: {options.requests} is not above 0.")
+    messages = (
+        read(_read(options.messages).decode("utf-8", "replace").splitlines(), options.messages, options.api)
+        if options.messages
+        else ()
+    )
+    return wish.Wish(
+        url=options.url,
+        model=options.model,
+        key=_key(options.key),
+        api=options.api,
+        loads=loads or wish.Wish().loads,
+        prompt=_count(options.prompt, "--prompt"),
+        output=_count(options.output, "--output"),
+        shared=_count(options.shared_prefix, "--shared-prefix") if options.shared_prefix else 0,
+        lengths=lengths,
+        messages=tuple(messages),
+        context=_count(options.context, "--context") if options.context else None,
+        duration=_seconds(options.duration, "--duration") if options.duration else 0.0 if only_trace else 30.0,
+        warmup=0.0 if only_trace and options.warmup == "5s" else _seconds(options.warmup, "--warmup"),
+        requests=options.requests,
+        slo=wish.slo(options.slo, options.share),
+        find_rate=options.find_rate,
+        process=options.arrivals,
+        stall=max(1.0, _seconds(options.stall, "--stall")),
+        seed=options.seed,
+    )
+
+
+def _key(text: str) -> str:
+    from headrace.errors import UsageError
+
+    if not text:
+        return ""
+    if not text.startswith("env:"):
+        raise UsageError("--key: keys do not belong on a command line, where others can read them.", "Write --key env:NAME.")
+    value = os.environ.get(text[4:], "")
+    if not value or not value.isascii() or not value.isprintable():
+        raise UsageError(f"--key: the variable {text[4:]} is empty, not set, or no key.", f"Set it: export {text[4:]}=…")
+    return value
+
+
+def _trace(name: str | None) -> Any:
+    from headrace.simulate.traces import read
+
+    return read(_read(name).decode("utf-8", "replace").splitlines(), name) if name else None
+
+
+def _count(text: str, flag: str) -> int:
+    from headrace.errors import UsageError
+    from headrace.units import parse_count
+
+    try:
+        return parse_count(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}.") from None
+
+
+def _seconds(text: str, flag: str) -> float:
+    from headrace.errors import UsageError
+    from headrace.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}.") from None
+
+
+def _read(name: str) -> bytes:
+    from headrace.errors import UsageError
+
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}.") from None
+
+
+def _writable(name: str | None) -> None:
+    """Before minutes of measuring, not after."""
+    from headrace.errors import UsageError
+
+    if name and name != "-" and (not Path(name).absolute().parent.is_dir() or Path(name).is_dir()):
+        raise UsageError(f"{name} cannot be written: no such folder, or it is one.")
