@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+from headrace.simulate.batching import Closed, Limits, Outcome, Request, simulate
 from speed_fit import GPUS, facts_of, fitted, left_out, predicted, speed, usable
 from speed_rows import Row, rows
 
 from headrace.plan.roofline import card
 from headrace.plan.speed import step_times
 from headrace.plan.speed_constants import SpeedConstants, family_of
-from headrace.simulate.batching import Closed, Limits, Outcome, Request, simulate
 
 WORST = 12
 TTFT_SAMPLE = 9

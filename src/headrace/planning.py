@@ -13,7 +13,6 @@ from headrace.errors import ModelError, PlanError, UsageError, WeightsError
 from headrace.facts import catalogue, request
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts, of
-from headrace.facts.probe import machine
 from headrace.learned import forget
 from headrace.plan import lock as locks
 from headrace.plan.base import Plan
@@ -21,7 +20,7 @@ from headrace.plan.explain import explain
 from headrace.plan.fleet import Member
 from headrace.plan.intent import wanted
 from headrace.plan.plan import plan
-from headrace.prepare import cache_of, check_installed, fetched, here, obey_lock, prepared, read_lock, reporting
+from headrace.prepare import cache_of, check_installed, fetched, here, obey_lock, prepared, read_lock, reporting, this_machine
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.units import show_bytes
@@ -70,7 +69,7 @@ def _no_lock(elsewhere: str) -> UsageError:
 
 def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> Plan:
     """The plan for this machine. Facts are read without fetching weights; the lock is obeyed and not written."""
-    machine_here, engines_here = machine(), here(spec)
+    machine_here, engines_here = this_machine(spec), here(spec)
     check_installed(spec, engines_here)
     lock, obeyed = obey_lock(spec, lock_file, machine_here, engines_here, terminal)
     others = artifacts(obeyed.spec)

@@ -41,7 +41,7 @@ async def prepared(
 
     Raises WeightsError, PlanError, LockError, ModelError.
     """
-    machine_here, engines_here = await asyncio.to_thread(machine), here(spec)
+    machine_here, engines_here = await asyncio.to_thread(this_machine, spec), here(spec)
     check_installed(spec, engines_here)
     lock, obeyed = obey_lock(spec, None if update else lock_file, machine_here, engines_here, terminal)
     others = artifacts(obeyed.spec)
@@ -56,6 +56,12 @@ async def prepared(
         sources |= {name: spec.models[name].source or "" for name in others}
         _keep(lock_file, locks.write(made, spec, sources, machine_here, __version__), terminal)
     return made
+
+
+def this_machine(spec: Spec) -> Machine:
+    """The machine that we are on, with no more memory than the spec allows."""
+    found, limit = machine(), spec.memory_limit
+    return found if limit is None else replace(found, memory_free_bytes=min(found.memory_free_bytes, limit))
 
 
 def here(spec: Spec) -> Here:
@@ -82,6 +88,11 @@ def check_installed(spec: Spec, engines_here: Here) -> None:
 def starts_of(spec: Spec) -> Starts:
     """How long starts took on this machine."""
     return Starts(Path(spec.weights.cache or default_root(), "history", "starts.jsonl"))
+
+
+def history_of(spec: Spec) -> Path:
+    """The file with what happened on this machine."""
+    return Path(spec.weights.cache or default_root(), "history", "history.db")
 
 
 def obey_lock(

@@ -2,12 +2,13 @@
 
 import http.client
 import json
+import os
 import urllib.error
 import urllib.request
 from typing import Any
 
 from headrace.columns import aligned
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, UsageError
 from headrace.units import show_bytes, show_duration
 
 _SECONDS = 10.0
@@ -22,8 +23,21 @@ class UnreachableError(HeadraceError):
 
 def get(url: str, path: str) -> Any:
     """The JSON at `path` of the gateway at `url`. Raises HeadraceError."""
+    return _asked(url, path, None)
+
+
+def post(url: str, path: str, value: Any) -> Any:
+    """What the gateway answers to `value` as JSON. Raises HeadraceError."""
+    return _asked(url, path, json.dumps(value).encode())
+
+
+def _asked(url: str, path: str, body: bytes | None) -> Any:
+    request = _request(url.rstrip("/").removesuffix("/v1") + path)
+    if body is not None:
+        request.data = body
+        request.add_header("Content-Type", "application/json")
     try:
-        with urllib.request.urlopen(url.rstrip("/").removesuffix("/v1") + path, timeout=_SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         raise HeadraceError(_message(error)) from None
@@ -34,7 +48,15 @@ def get(url: str, path: str) -> Any:
         ) from None
 
 
+def _request(url: str) -> urllib.request.Request:
+    """With the key of whoever asks, where there is one; from the environment, for command lines are read by others."""
+    key = os.environ.get("HEADRACE_KEY", "")
+    return urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+
+
 def _message(error: urllib.error.HTTPError) -> str:
+    if error.code in (401, 403):
+        return f"The gateway answered {error.code}: it wants a key made with headrace key add --admin, in HEADRACE_KEY."
     try:
         return str(json.load(error)["error"]["message"])
     except (ValueError, KeyError, TypeError):
@@ -50,6 +72,41 @@ def status_text(status: dict[str, Any]) -> str:
     text = "\n".join(aligned(rows))
     aliases = [f"{alias} = {model['name']}" for model in status["models"] for alias in model["aliases"]]
     return text + (f"\n\nAliases: {', '.join(aliases)}" if aliases else "") + ("\n\nDraining." if status["draining"] else "")
+
+
+def decisions_text(decisions: list[dict[str, Any]]) -> str:
+    """What changed a number of replicas, the newest last."""
+    if not decisions:
+        return "No number of replicas has changed yet. Those of models with a range, such as replicas: 0..3, follow the load."
+    return "\n".join(aligned([(f"{show_duration(row['ago_seconds'])} ago", row["decision"]) for row in decisions]))
+
+
+def keys_text(keys: list[dict[str, Any]] | None) -> str:
+    """What each key may and took this month."""
+    if keys is None:
+        return "The gateway asks nobody for a key: gateway.keys in the file says where keys are (docs/keys.md)."
+    rows: list[tuple[str, ...]] = [
+        ("KEY", "MODELS", "PRIORITY", "NOW", "REQUESTS", "TOKENS IN", "TOKENS OUT", "REFUSED", "LIMITS")
+    ]
+    for key in keys:
+        limits = ", ".join(f"{name} {limit:,}" for name, limit in key["limits"].items())
+        counts = (key["running"], key["requests"], key["tokens_in"], key["tokens_out"], sum(key["refused"].values()))
+        admin = " (admin)" if key["admin"] else ""
+        models = ", ".join(key["models"]) or "all"
+        rows.append((key["name"] + admin, models, key["priority"], *map(str, counts), limits or "none"))
+    return "\n".join(aligned(rows)) + "\n\nRequests and tokens of this month (UTC); refused by limits since the gateway started."
+
+
+def why_text(status: dict[str, Any], name: str) -> str:
+    """What keeps a model from being ready, as its gateway knows it. Raises UsageError for one that it does not have."""
+    for model in status["models"]:
+        if name in (model["name"], *model["aliases"]):
+            reasons = [f"{each['name']} is {each['state']}: {each['reason']}" for each in model["replicas"] if each["reason"]]
+            said = f"{model['name']} is {model['phase']}" + (f": {model['reason']}" if model["reason"] else ".")
+            ready = model["phase"] == "ready" and not reasons
+            return f"{said} Nothing stands in its way." if ready else "\n".join([said, *reasons])
+    known = ", ".join(model["name"] for model in status["models"])
+    raise UsageError(f'The gateway has no model "{name}".', f"It has: {known}.")
 
 
 def _model_row(model: dict[str, Any]) -> tuple[str, ...]:

@@ -3,25 +3,34 @@
 import asyncio
 import contextlib
 import gc
-import logging
 import os
-import signal
 import tempfile
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
 
+from headrace import foreground
 from headrace.artifacts import artifacts
+from headrace.control.graduate import Graduations
+from headrace.control.history import History
 from headrace.control.loop import Loop
+from headrace.control.starts import ColdStarts
+from headrace.control.turns import Rules
+from headrace.control.wishes import Wish, choices, refused
+from headrace.dashboard.app import Dashboard
+from headrace.dashboard.sight import Sight
 from headrace.engines import engines
 from headrace.errors import PlanError, ReplicaError, UsageError
+from headrace.foreground import Stop, connections
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
-from headrace.plan.base import Plan
+from headrace.gateway.graduations import Asked
+from headrace.graduating import graduations
+from headrace.keys import Source, follow
+from headrace.plan.base import Plan, PlannedModel
 from headrace.plan.explain import explain
-from headrace.prepare import here, prepared, starts_of
+from headrace.prepare import here, history_of, prepared, starts_of
 from headrace.spec.addresses import host_port
 from headrace.spec.model import Spec
 from headrace.targets.base import Replica
@@ -31,10 +40,10 @@ from headrace.traffic import ModelStatus, Task
 from headrace.units import show_duration
 from headrace.weights.cache import default_root
 
-T = TypeVar("T")
-
-_OTHER_FILES = 64
-_MOST_FILES = 1_000_000
+LONGEST_ANSWER = 600.0
+"""Seconds: a replica that is not needed any more stays so long for what it answers. Nobody is in a hurry to cut an answer off."""
+PATIENCE = 15.0
+"""Seconds that a request waits for memory, before a model that has requests itself makes room: at most a quarter of its wait."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -68,6 +77,34 @@ class View:
     def replicas(self) -> Sequence[Replica]:
         return self.loop.replicas if self.loop else ()
 
+    @property
+    def decisions(self) -> Sequence[tuple[float, str, str]]:
+        return self.loop.decisions if self.loop else ()
+
+    @property
+    def scaled(self) -> Mapping[tuple[str, str], int]:
+        return self.loop.scaled if self.loop else {}
+
+    @property
+    def wanted(self) -> Mapping[str, int]:
+        return self.loop.outcome.counts if self.loop else {}
+
+    @property
+    def wishes(self) -> Mapping[str, str]:
+        return {name: wish.words for name, wish in self.loop.wishes.items()} if self.loop else {}
+
+    def choices(self, model: str) -> Sequence[tuple[str, str]]:
+        planned = self._planned(model)
+        return choices(planned) if planned else ()
+
+    def wish(self, model: str, want: str, by: str) -> str:
+        if not (why := refused(self._planned(model), want)) and self.loop:
+            self.loop.wish(Wish(model, want, by))
+        return why
+
+    def _planned(self, name: str) -> PlannedModel | None:
+        return next((model for model in self.plan.models if model.name == name), None) if self.plan else None
+
     def logs(self, replica: str, lines: int) -> list[str]:
         return self.loop.logs(replica, lines) if self.loop else []
 
@@ -75,21 +112,31 @@ class View:
 async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve until SIGINT or SIGTERM: the first drains, the second stops at once. Raises HeadraceError."""
     (host, port), keys = _checked(spec, options), _keys(spec)
-    stop = _Stop(terminal)
+    clients = Source(spec.gateway.keys, os.environ, terminal.say) if spec.gateway.keys else None
+    stop = Stop(terminal)
     view = View()
-    admin = Admin(view, spec.aliases)
-    limits = Limits(spec.gateway.queue.limit, spec.gateway.queue.wait, spec.gateway.body, _connections())
+    admin = Admin(view, spec.aliases, view)
+    limits = Limits(spec.gateway.queue.limit, spec.gateway.queue.wait, spec.gateway.body, connections())
     loading = [ModelStatus(name, None, "loading", "its weights are being fetched") for name in spec.models]
     gateway = Gateway(limits, loading, spec.aliases, admin.app, trusted=options.insecure)
     admin.gateway = gateway
+    gateway.keys = clients.first() if clients else None
+    Dashboard(Sight(admin, view, history_of(spec))).mount()
     address = "http://" + _authority(*await gateway.listen(host, port))
+    following = asyncio.create_task(follow(clients, gateway)) if clients else None
     try:
         planned = await stop.unless(prepared(spec, terminal, options.lock, offline=options.offline))
         if planned is not None:
             terminal.say(explain(planned))
-            await _run(spec, planned, keys, gateway, view, stop, _Announcer(terminal, planned, address, options.remark))
+            announcer = _Announcer(terminal, planned, address, options.remark)
+            moves = graduations(spec, options.lock, address, terminal, offline=options.offline)
+            admin.graduations.keyed = clients is not None
+            await _run(spec, planned, keys, gateway, view, stop, announcer, moves, admin.graduations)
     finally:
         gateway.close()
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 def _authority(host: str, port: int) -> str:
@@ -103,22 +150,15 @@ def _checked(spec: Spec, options: Options) -> tuple[str, int]:
             f"machine: {spec.elsewhere} is to be planned for, and models are served on this machine only.",
             "Write machine: auto to serve here; headrace plan answers for the other.",
         )
-    for name, model in spec.models.items():
-        if model.scale.replicas is not None:
-            least, most = model.scale.replicas
-            raise PlanError(
-                f"models.{name}.replicas: {least}..{most} is a range, which only a cluster scales in.",
-                f"Write a number to serve here; headrace render takes {least}..{most}.",
-            )
     listen = options.listen or spec.gateway.listen
     try:
         host, port = host_port(listen)
     except ValueError as error:
         raise UsageError(f"--listen: {error}") from None
-    if host not in _LOOPBACK and not options.insecure:
+    if host not in _LOOPBACK and not options.insecure and spec.gateway.keys is None:
         raise UsageError(
             f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.",
-            "Listen on 127.0.0.1, or say --insecure when something else guards it.",
+            "Make some (headrace key add --name NAME), listen on 127.0.0.1, or say --insecure when something else guards it.",
         )
     languages = any(model.source and model.engine_name in ("auto", "llamacpp") for model in spec.models.values())
     if languages and not here(spec).general and not artifacts(spec):
@@ -127,14 +167,29 @@ def _checked(spec: Spec, options: Options) -> tuple[str, int]:
 
 
 async def _run(
-    spec: Spec, planned: Plan, keys: Mapping[str, str], gateway: Gateway, view: View, stop: "_Stop", announcer: "_Announcer"
+    spec: Spec,
+    planned: Plan,
+    keys: Mapping[str, str],
+    gateway: Gateway,
+    view: View,
+    stop: Stop,
+    announcer: "_Announcer",
+    moves: Graduations,
+    asked: Asked,
 ) -> None:
     # Sockets go into a folder of their own in the system's temporary one, where what a killed Headrace left is swept away.
     cache = Path(spec.weights.cache or default_root())
     logs = _log_folder(spec, announcer.address)
     runs = Path(tempfile.gettempdir())
-    target = LocalTarget(engines(), runs, keys, logs=logs, compiled=cache / "engines", learned=starts_of(spec).keep)
-    loop = view.loop = Loop(planned, target, gateway, announcer.heard, spec.gateway.drain)
+    starts = ColdStarts(planned, starts_of(spec))
+    target = LocalTarget(engines(), runs, keys, logs=logs, compiled=cache / "engines", learned=starts.learned)
+    history = History(history_of(spec), announcer.terminal.say)
+    drain, rules = max(spec.gateway.drain, LONGEST_ANSWER), Rules(min(PATIENCE, spec.gateway.queue.wait / 4))
+    loop = view.loop = moves.loop = Loop(
+        planned, target, gateway, announcer.heard, drain, starts=starts.seconds, rules=rules, recorder=history, mover=moves
+    )
+    moves.recover()
+    asked.graduations = moves
     task = asyncio.create_task(loop.run())
     gc.collect()
     gc.freeze()  # what lives until the end is not looked at again and again
@@ -145,8 +200,10 @@ async def _run(
     finally:
         gateway.close()
         task.cancel()
+        await moves.close()
         await asyncio.gather(task, return_exceptions=True)  # what it failed with was raised by `first`
         await stop.unless(target.close(), again=True)  # engines that are not gone by then die with us
+        history.close()
     if announcer.failed.is_set():
         raise ReplicaError("No model could be started.", announcer.reasons())
 
@@ -180,49 +237,6 @@ async def _drained(gateway: Gateway, seconds: float, terminal: Terminal) -> None
     terminal.say(f"Stopped; {unfinished} requests were not finished." if unfinished else "Stopped; every request was answered.")
 
 
-class _Stop:
-    """SIGINT, SIGTERM and SIGHUP as events: the first asks to drain, the second to stop at once."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._first = asyncio.Event()
-        self._second = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._signalled)
-
-    @property
-    def asked(self) -> bool:
-        return self._first.is_set()
-
-    def _signalled(self) -> None:
-        if self._first.is_set():
-            self._terminal.say("Stopping at once.")
-            self._second.set()
-        self._first.set()
-
-    async def first(self, task: asyncio.Task[None], failed: asyncio.Event) -> None:
-        """Return when asked to stop or when nothing could be started; raises what `task` failed with."""
-        waits = [asyncio.create_task(self._first.wait()), asyncio.create_task(failed.wait())]
-        done, _ = await asyncio.wait((task, *waits), return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        if task in done:
-            task.result()
-
-    async def unless(self, work: Awaitable[T], *, again: bool = False) -> T | None:
-        """What `work` gives, or None when asked to stop before (with `again`: asked a second time)."""
-        task = asyncio.ensure_future(work)
-        asked = asyncio.create_task((self._second if again else self._first).wait())
-        await asyncio.wait((task, asked), return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        if task.done():
-            return task.result()
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        return None
-
-
 class _Announcer:
     """Tells the user what becomes of the models; `failed` when none could be started."""
 
@@ -245,7 +259,7 @@ class _Announcer:
                 self._changed(status, old)
         phases = {status.phase for status in statuses}
         on_its_way = any(status.phase == "loading" and "failed" not in status.reason for status in statuses)
-        if not self._welcomed and "ready" in phases and not on_its_way:
+        if not self._welcomed and phases & {"ready", "asleep"} and not on_its_way:
             self._welcomed = True
             self.terminal.say(self._welcome())
         if not self._welcomed and phases == {"failed"}:
@@ -260,6 +274,8 @@ class _Announcer:
         return status.phase != "failed" and "failed" in status.reason and (old is None or old.reason != status.reason)
 
     def _changed(self, status: ModelStatus, old: ModelStatus | None) -> None:
+        if status.phase == "asleep" and old is None:
+            return  # the plan has said it
         if status.phase == "ready" and not self._welcomed:
             self.terminal.say(f"{status.model} is ready after {show_duration(monotonic() - self._began)}.")
         elif status.phase != "loading" or old is not None:
@@ -289,30 +305,6 @@ def _chat(name: str) -> str:
     return f'{{"model": "{name}", "messages": [{message}], "max_tokens": 120}}'
 
 
-def _connections() -> int:
-    """How many clients may be connected: each may need a second descriptor at an engine, and some are for everything else.
-
-    The usual soft limit of files is 1,024: it is raised to all that the system allows.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 500
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited" and means less
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
-    return max(8, (files - _OTHER_FILES) // 2)
-
-
 def run(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve on the fastest event loop there is."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("headrace").setLevel(logging.INFO)  # every change of control, with its reason
-    try:
-        import uvloop
-    except ImportError:  # Windows, and platforms without a wheel
-        asyncio.run(serve(spec, options, terminal))
-    else:
-        uvloop.run(serve(spec, options, terminal))
+    foreground.run(serve(spec, options, terminal))

@@ -1,7 +1,7 @@
 """The only words gateway and control share: which replicas may be used, what stands in a model's way, what the gateway counts."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Task = Literal["generate", "embed", "rerank", "infer"]
 """What a model does: text, vectors, an order of documents, or tensors in and out (a classifier, a regression, any code)."""
@@ -11,7 +11,13 @@ Speaks = Literal["openai", "v2", "generate", "tgi", "http"]
 of it for text; TGI's own `/generate`; or plain HTTP that only its own clients understand.
 """
 
-Phase = Literal["loading", "ready", "failed"]
+Continues = Literal["final_message", "prefill", "prompt"]
+"""How an engine goes on with a text that it did not begin. A completion goes on from its prompt and the text so far; `prompt`
+can do no more. A chat goes on from a last message of the assistant: `prefill` takes it as it is, `final_message` when told so.
+"""
+
+Phase = Literal["loading", "ready", "failed", "asleep"]
+"""`asleep`: no replica runs, and one is started when somebody asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,21 @@ class Endpoint:
     """The model's chat template (Jinja), for engines that only complete text."""
     also: frozenset[str] = frozenset()
     """Names besides the model's that the engine knows itself: LoRA adapters, the models of a repository."""
+    continues: Continues | None = None
+    """How it goes on with an answer that another replica began; None: it cannot, or nobody has tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A model on its way from its replicas to others, the trial: `share` (0 to 1) of its conversations go to `replicas`."""
+
+    replicas: frozenset[str]
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """Whether a model can answer: `loading` requests wait, `failed` ones get a 503 that gives `reason`."""
+    """Whether a model can answer: `loading` and `asleep` requests wait, `failed` ones get a 503 that gives `reason`."""
 
     model: str
     task: Task | None
@@ -49,6 +65,10 @@ class ModelStatus:
     context: int | None = None
     also: frozenset[str] = frozenset()
     """Other names that clients may ask for and that go to it as they are (see `Endpoint.also`)."""
+    ready_in: float | None = None
+    """Seconds until it should be ready, by earlier starts; None when nobody knows."""
+    split: Split | None = None
+    """Which part of the traffic goes to which replicas, while it graduates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +88,27 @@ class Load:
     """Mean time a request holds its slot, recent requests weighing more."""
     ttft_seconds: float | None
     """Mean time to first token, recent requests weighing more."""
+    arrived: int = 0
+    """Requests that came, whatever became of them; refused ones included."""
+    oldest_seconds: float | None = None
+    """How long the request has waited that waits longest; None when none does."""
+    tpot_seconds: float | None = None
+    """Mean time per output token after the first, recent answers weighing more."""
+    lost: dict[str, int] = field(default_factory=dict)
+    """Attempts that a replica failed before its first byte, by replica: the request was tried again."""
+
+
+class Finished(NamedTuple):
+    """One request that is over, without anything of what it said. Durations in seconds; None is unknown."""
+
+    arrived: float
+    """Monotonic seconds."""
+    model: str
+    replica: str
+    """The last one that had it; empty when none did."""
+    status: int
+    tokens_in: int | None
+    tokens_out: int | None
+    waited: float
+    ttft: float | None
+    seconds: float

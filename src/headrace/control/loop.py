@@ -1,18 +1,30 @@
 """The control loop: observe, decide, apply, and tell the gateway; the one writer, level-triggered."""
 
+import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
+from headrace.control.autoscale import Outcome, Verdict, at, autoscaled, expected_start
 from headrace.control.status import endpoints, statuses
+from headrace.control.turns import Rules
+from headrace.control.wishes import Wish, asleep, current, held
 from headrace.plan.plan import Plan
 from headrace.targets.base import Change, Replica, Target
 from headrace.targets.changes import changes
-from headrace.traffic import Endpoint, Load, ModelStatus
+from headrace.traffic import Endpoint, Finished, Load, ModelStatus, Split
 
 LOOK_SECONDS = 1.0
-"""How long the loop waits when nothing happens; a replica's change of state shortens it."""
+"""How long the loop waits when nothing happens; a replica's change of state, or who asks for a model that sleeps, shortens it."""
+PAUSE_SECONDS = 0.01
+"""Least time between two looks, however many ask for one."""
+BLOCKED_SECONDS = 0.1
+"""How long it waits while a model waits for room in memory."""
+MOST_DECISIONS = 1000
+"""Decisions that are kept to be asked for."""
 
 log = logging.getLogger("headrace")
 
@@ -26,11 +38,68 @@ class Front(Protocol):
     def loads(self) -> Mapping[str, Load]:
         """What was counted."""
 
+    def finished(self) -> Sequence[Finished]:
+        """The requests that are over since it was asked last."""
+
+    def when_needed(self, look: Callable[[], None]) -> None:
+        """Call `look` when somebody asks for a model that sleeps, or a replica has answered all that it had to."""
+
+
+class Recorder(Protocol):
+    """Where what happened is kept. It never blocks and never raises."""
+
+    def record(
+        self,
+        requests: Sequence[Finished],
+        verdicts: Sequence[Verdict],
+        loads: Mapping[str, Load],
+        replicas: Sequence[Replica],
+        now: float,
+    ) -> None:
+        """Keep these; `now` is the monotonic time of `loads`."""
+
+    def note(self, model: str, before: int, after: int, move: str, reason: str, now: float) -> None:
+        """Keep a decision that no policy made."""
+
+
+class Mover(Protocol):
+    """What brings models from one engine to another while they serve (graduate.py)."""
+
+    def planned(self, plan: Plan) -> Plan:
+        """The plan with what is on its way."""
+
+    def split(self, model: str) -> Split | None:
+        """How the traffic of a model is split now."""
+
+    def seen(self, replicas: Sequence[Replica]) -> None:
+        """These are the replicas that the gateway is told of next."""
+
+    def look(self, replicas: Sequence[Replica], loads: Mapping[str, Load], finished: Sequence[Finished], now: float) -> None:
+        """What happened since the last look; `now` is the monotonic time of `loads`."""
+
+
+class Nothing:
+    """A Recorder that keeps nothing."""
+
+    def record(
+        self,
+        requests: Sequence[Finished],
+        verdicts: Sequence[Verdict],
+        loads: Mapping[str, Load],
+        replicas: Sequence[Replica],
+        now: float,
+    ) -> None:
+        return
+
+    def note(self, model: str, before: int, after: int, move: str, reason: str, now: float) -> None:
+        return
+
 
 class Loop:
     """Keeps `plan` true on `target`. `plan` may be replaced at any time; the next round makes the new one true.
 
-    `heard` is called with the models' statuses after each look, for whoever tells the user.
+    `heard` is called with the models' statuses after each look, for whoever tells the user. `starts` says how many seconds a
+    start of each model takes, and may change. `drain_seconds` bounds how long a replica that goes may answer what it has.
     """
 
     def __init__(
@@ -40,39 +109,139 @@ class Loop:
         front: Front,
         heard: Callable[[Sequence[ModelStatus]], None],
         drain_seconds: float = 30.0,
+        *,
+        starts: Mapping[str, float] | None = None,
+        rules: Rules | None = None,
+        recorder: Recorder | None = None,
+        mover: Mover | None = None,
     ) -> None:
         self.plan = plan
         self.replicas: tuple[Replica, ...] = ()
         """What was observed last."""
+        self.decisions: deque[tuple[float, str, str]] = deque(maxlen=MOST_DECISIONS)
+        """(monotonic seconds, model, sentence) of what changed a number of replicas, the newest last."""
+        self.scaled: dict[tuple[str, str], int] = {}
+        """Changes of the number of replicas so far, by model and move (wake, up, down, sleep, evicted)."""
+        self.outcome = Outcome()
+        """What was decided last."""
+        self.wishes: dict[str, Wish] = {}
+        """What administrators asked for and what stands of it, by model."""
+        self._asked: deque[Wish] = deque(maxlen=MOST_DECISIONS)
         self._target = target
         self._front = front
         self._heard = heard
         self._drain_seconds = drain_seconds
+        self._starts = {} if starts is None else starts
+        self._rules, self._recorder, self._mover = rules, recorder or Nothing(), mover
+        self._needed = asyncio.Event()
+        front.when_needed(self._needed.set)
 
     async def run(self) -> None:
         """Look, change, look again, until cancelled."""
         while True:
             await self.round()
-            await self._target.changed(LOOK_SECONDS)
+            await self._until_something()
 
     async def round(self) -> None:
         """Observe everything, apply the difference to the plan, tell the gateway."""
+        self._needed.clear()
         self.replicas = await self._target.observe()
         self._tell()
-        todo = changes(self.plan, self.replicas, self._front.loads(), monotonic(), self._drain_seconds)
+        now, loads = monotonic(), self._front.loads()
+        reasons, wishes = self.outcome.reasons, self.wishes
+        self._hear(loads, now)
+        finished = self._front.finished()
+        splits = self._splits()
+        if self._mover is not None:
+            self._mover.look(self.replicas, loads, finished, now)
+        self._decide(loads, finished, now)
+        todo = changes(at(self._held, self.outcome.counts), self.replicas, loads, now, self._drain_seconds)
         for change in todo:
             log.info("%s", _sentence(change))
         if todo:
             await self._target.apply(todo)
             self.replicas = await self._target.observe()
+        if todo or reasons != self.outcome.reasons or wishes != self.wishes or splits != self._splits():
             self._tell()
+
+    def look_now(self) -> None:
+        """Look again at once."""
+        self._needed.set()
+
+    def wish(self, wish: Wish) -> None:
+        """An administrator asks for another number of replicas: heard with the next look, which is at once."""
+        self._asked.append(wish)
+        self._needed.set()
 
     def logs(self, replica: str, lines: int) -> list[str]:
         """The last lines that a replica wrote."""
         return self._target.logs(replica, lines)
 
+    @property
+    def _held(self) -> Plan:
+        plan = held(self.plan, self.wishes)
+        return plan if self._mover is None else self._mover.planned(plan)
+
+    def _splits(self) -> dict[str, Split]:
+        if self._mover is None:
+            return {}
+        found = ((model.name, self._mover.split(model.name)) for model in self.plan.models)
+        return {name: split for name, split in found if split is not None}
+
+    def _hear(self, loads: Mapping[str, Load], now: float) -> None:
+        """Take up what administrators asked for since the last look; forget what does not stand any more."""
+        wishes = dict(self.wishes)
+        while self._asked:
+            wish = self._asked.popleft()
+            wishes[wish.model] = wish
+            there = sum(replica.model == wish.model for replica in self.replicas)
+            self._say(now, wish.model, "by_hand", f"{wish.model}: {wish.words}")
+            self._recorder.note(wish.model, there, int(wish.want) if wish.want.isdigit() else there, "by_hand", wish.words, now)
+        asked = [name for name in wishes if wishes[name] != self.wishes.get(name)]
+        known = {name: replace(self.outcome.known[name], asked_at=float("-inf")) for name in asked if name in self.outcome.known}
+        self.outcome = replace(self.outcome, known={**self.outcome.known, **known})  # the policy is asked at once
+        self.wishes = current(wishes, self.plan, loads)
+
+    def _decide(self, loads: Mapping[str, Load], finished: Sequence[Finished], now: float) -> None:
+        before = self.outcome
+        self.outcome = autoscaled(self._held, self.replicas, loads, now, before.known, self._starts, self._rules)
+        if resting := asleep(self.wishes):
+            self.outcome = replace(self.outcome, counts={**self.outcome.counts, **resting})
+        for verdict in self.outcome.verdicts:
+            if verdict.changed:
+                self._say(now, verdict.model, verdict.decision.move, str(verdict))
+        for model in self.outcome.evicted:
+            self._say(now, model, "evicted", f"{model}: {self.outcome.reasons[model]}")
+        for model in set(self.outcome.blocked) - set(before.blocked):
+            self._say(now, model, "blocked", f"{model} waits its turn: {self.outcome.reasons[model]}")
+        self._recorder.record(finished, self.outcome.verdicts, loads, self.replicas, now)
+
+    def _say(self, now: float, model: str, move: str, sentence: str) -> None:
+        log.info("%s", sentence)
+        self.decisions.append((now, model, sentence))
+        self.scaled[model, move] = self.scaled.get((model, move), 0) + 1
+
+    async def _until_something(self) -> None:
+        """Until a replica changed or somebody needs a look; a little later in any case."""
+        await asyncio.sleep(PAUSE_SECONDS)
+        seconds = BLOCKED_SECONDS if self.outcome.blocked else LOOK_SECONDS
+        waits = [asyncio.ensure_future(self._target.changed(seconds)), asyncio.ensure_future(self._needed.wait())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
     def _tell(self) -> None:
-        told = statuses(self.plan, self.replicas)
+        starts = {model.name: expected_start(model, self._starts) for model in self.plan.models if model.scale is not None}
+        if self._mover is not None:
+            self._mover.seen(self.replicas)
+        told = statuses(self._held, self.replicas, starts, self.outcome.reasons, monotonic())
+        if splits := self._splits():
+            told = [replace(status, split=splits.get(status.model)) for status in told]
         self._front.update(told, endpoints(self.replicas))
         self._heard(told)
 

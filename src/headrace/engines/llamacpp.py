@@ -101,6 +101,7 @@ ENGINE = Engine(
     ready_path="/health",
     metrics_path="/metrics",
     folds=True,
+    continues="prefill",
     sockets=lambda placement: True,
     refuse=refuse,
     overhead=overhead,

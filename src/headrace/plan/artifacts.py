@@ -7,6 +7,7 @@ from headrace.engines.base import Placement
 from headrace.facts.artifact import ENGINES, Artifact
 from headrace.plan.base import Decision, PlannedModel
 from headrace.plan.here import Here
+from headrace.plan.ranges import Size, most, scale_of
 from headrace.spec.engines import CustomOptions, TritonOptions
 from headrace.spec.model import ModelSpec
 from headrace.traffic import Task
@@ -19,10 +20,10 @@ UNBATCHED_SLOTS = 32
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
-    """A model with its placement and the bytes of all its replicas."""
+    """A model with its placements, and what they take."""
 
     model: PlannedModel
-    total_bytes: int
+    size: Size
 
 
 def placed(name: str, model: ModelSpec, artifact: Artifact, here: Here) -> Occupied | str:
@@ -54,13 +55,13 @@ def placed(name: str, model: ModelSpec, artifact: Artifact, here: Here) -> Occup
     memory = _memory(model, copies * artifact.bytes, here.engines[engine.value].overhead(None, placement))
     placement = replace(placement, memory_bytes=int(memory.value))
     shown = Decision("memory", show_bytes(placement.memory_bytes), memory.reason)
-    count = Decision("replicas", str(model.replicas), "as many as the spec says")
     version = (here.version(engine.value),) if engine.value != "custom" else ()  # which has Headrace's
     start = here.start(engine.value, artifact.path)
-    told = (task, engine, *version, slots, *decisions, count, *start, shown)
-    runs = (placement,) * model.replicas
-    planned = PlannedModel(name, placement.task, None, runs, placement.slots, told, also=artifact.also)
-    return Occupied(planned, placement.memory_bytes * model.replicas)
+    told = (task, engine, *version, slots, *decisions, *start, shown)
+    scale, copies = scale_of(model), most(model)
+    runs = (placement,) * copies
+    planned = PlannedModel(name, placement.task, None, runs, placement.slots, told, also=artifact.also, scale=scale)
+    return Occupied(planned, Size(name, placement.memory_bytes, copies if scale is None else scale.least, copies))
 
 
 _TASKS: dict[str, Task] = {"generate": "generate", "embed": "embed", "rerank": "rerank", "infer": "infer"}

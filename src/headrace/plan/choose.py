@@ -7,7 +7,7 @@ from headrace.engines.base import Engine
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan import intent
-from headrace.plan.base import Decision
+from headrace.plan.base import Decision, Scale
 from headrace.plan.here import Here
 from headrace.plan.local_speed import Rates
 from headrace.plan.settings import Settings, settings
@@ -52,6 +52,8 @@ class Draft:
     rates: Rates
     adapters: Mapping[str, str]
     decisions: tuple[Decision, ...]
+    scale: Scale | None = None
+    """With it `replicas` are the most that there may be."""
 
 
 def task(model: ModelSpec, facts: ModelFacts) -> Decision:
@@ -84,8 +86,12 @@ def draft(
     machine: Machine,
     here: Here,
     replicas: int,
+    copies: int = 1,
+    scale: Scale | None = None,
 ) -> Draft | str:
-    """Everything but the memory for one model, or why it cannot be served. `replicas` are those of all local models."""
+    """Everything but the memory for one model, or why it cannot be served. `replicas` are those of all local models, `copies` the
+    most of this one.
+    """
     if problem := _not_here(model):
         return problem
     chosen_task = task(model, facts)
@@ -105,7 +111,7 @@ def draft(
         weights=weights,
         engine=here.engines[chosen_engine.value],
         task=what,
-        replicas=model.replicas,
+        replicas=copies,
         context=int(context.value),
         fixed=model.context_asked is not None or _tokens(model, what) > 0,
         least_context=max(_tokens(model, what), (model.for_.prompt or 0) + (model.for_.output or 0)),
@@ -118,6 +124,7 @@ def draft(
             *(chosen_task, chosen_engine, version, *_format(facts, chosen_engine.value), context, slots),
             *(*chosen.decisions, *start, *_unchecked(model)),
         ),
+        scale=scale,
     )
 
 
@@ -142,8 +149,8 @@ def _not_here(model: ModelSpec) -> str | None:
         problems.append(f"quantization {model.quantization} is for GPUs; here weights are served as they are. {instead}")
     if model.tensor_parallel not in ("auto", 1):
         problems.append(f"tensor_parallel {model.tensor_parallel} is for GPUs; here a replica is one process. Write auto.")
-    if model.share != "auto":
-        problems.append(f"share {model.share} is for GPUs; here models share the cores, and none is swapped yet. Write auto.")
+    if model.share not in ("auto", "swap"):
+        problems.append(f"share {model.share} is for GPUs; here models share the cores. Write auto, or swap to take turns.")
     return " ".join(problems) or None
 
 

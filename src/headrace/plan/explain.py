@@ -19,10 +19,13 @@ def _headline(model: PlannedModel) -> str:
     places = [replica for replica in model.replicas if isinstance(replica, Placement)]
     context = f" of {model.context} tokens" if model.context else ""
     slots = f"{_count(model.slots, 'slot')}{context}"
+    if model.refused:
+        return f"{model.name}: {model.task}, cannot be served here"
     if not places:
         return f"{model.name}: {model.task} at {', '.join(map(str, model.replicas))}, {slots} each"
     what = f" {model.facts.architecture} {model.facts.quantization}" if model.facts else ""
-    return f"{model.name}: {model.task} with {places[0].engine}{what}, {_count(len(places), 'replica')} of {slots}"
+    count = f"{model.scale.least}..{len(places)} replicas" if model.scale else _count(len(places), "replica")
+    return f"{model.name}: {model.task} with {places[0].engine}{what}, {count} of {slots}"
 
 
 def _rows(decisions: Sequence[Decision], widths: tuple[int, int]) -> list[str]:
@@ -33,8 +36,11 @@ def _sum(plan: Plan) -> list[str]:
     placements = [replica for model in plan.models for replica in model.replicas if isinstance(replica, Placement)]
     if not placements:
         return []
-    taken = show_bytes(sum(placement.memory_bytes for placement in placements))
-    return [f"{_count(len(placements), 'replica')} here, {taken} of memory"]
+    taken = sum(placement.memory_bytes for placement in placements)
+    most = "at most " if any(model.scale for model in plan.models) else ""
+    if plan.memory_bytes is not None and taken > plan.memory_bytes:
+        return [f"{most}{_count(len(placements), 'replica')} here, in turns, in {show_bytes(plan.memory_bytes)} of memory"]
+    return [f"{most}{_count(len(placements), 'replica')} here, {show_bytes(taken)} of memory"]
 
 
 def _count(number: int, thing: str) -> str:

@@ -16,11 +16,12 @@ from headrace.engines.base import Installed, Placement
 from headrace.errors import HeadraceError
 from headrace.facts.hardware import Machine
 from headrace.plan.base import Decision, Plan, PlannedModel
+from headrace.plan.ranges import sharing
 from headrace.spec.engines import OPTIONS, EngineOptions
 from headrace.spec.model import ModelSpec, Spec
 
 VERSION = 1
-_OF_THE_MOMENT = ("memory", "wait", "speed", "start")
+_OF_THE_MOMENT = ("memory", "wait", "speed", "start", "turns")
 """Decided at each start: the memory that is free, whether others use the cores; and what only follows from the rest."""
 _HEAD = (
     "# Written by Headrace, and read back so that the same file gives the same deployment. Plan anew: headrace plan --update\n"
@@ -99,7 +100,7 @@ def asked(model: ModelSpec) -> dict[str, Any]:
 
 def shape(machine: Machine, spec: Spec) -> dict[str, int]:
     """What of a machine, and of the replicas that share it, makes a plan another one."""
-    replicas = sum(model.replicas for model in spec.models.values() if model.ours)
+    replicas = sharing(model for model in spec.models.values() if model.ours)
     return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE), "replicas": replicas}
 
 
@@ -187,7 +188,8 @@ def _count(text: str) -> int:
 
 def explained(plan: Plan, lock: Lock, kept: frozenset[str]) -> Plan:
     """`plan` with the reasons that the lock gives for what it chose: "asked for" would hide that nobody asked."""
-    return Plan(tuple(_explained(model, lock.models[model.name]) if model.name in kept else model for model in plan.models))
+    models = (_explained(model, lock.models[model.name]) if model.name in kept else model for model in plan.models)
+    return replace(plan, models=tuple(models))
 
 
 def _explained(model: PlannedModel, locked: LockedModel) -> PlannedModel:

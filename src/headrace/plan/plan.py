@@ -1,7 +1,7 @@
 """plan(spec, facts, machine) → Plan: which replicas run, with what, and why. The entry of the planning room."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from headrace.errors import PlanError
@@ -12,8 +12,21 @@ from headrace.plan.artifacts import Occupied, placed
 from headrace.plan.base import Decision, Plan, PlannedModel
 from headrace.plan.choose import Draft, draft, servers
 from headrace.plan.here import Here
-from headrace.plan.place import Placed, shorter, total
-from headrace.plan.shortage import shortage, too_much
+from headrace.plan.place import Placed, total
+from headrace.plan.ranges import (
+    Size,
+    explained,
+    fitting,
+    kept_bytes,
+    most,
+    refused,
+    scale_of,
+    settled,
+    sharing,
+    size_of,
+    together,
+)
+from headrace.plan.shortage import too_much
 from headrace.spec.model import ModelSpec, Spec
 from headrace.units import show_bytes
 
@@ -33,7 +46,7 @@ def plan(
 
     Raises PlanError with every model's problem, or with the memory that is missing and what would fit.
     """
-    replicas = sum(model.replicas for name, model in spec.models.items() if model.ours and name not in artifacts)
+    replicas = sharing(model for name, model in spec.models.items() if model.ours and name not in artifacts)
     drafts: dict[str, Draft] = {}
     occupied: dict[str, Occupied] = {}
     problems = []
@@ -42,7 +55,8 @@ def plan(
         if name in artifacts:
             made = placed(name, model, artifacts[name], here)
         elif model.ours:
-            made = draft(name, model, facts[name], weights[name], machine, here, replicas)
+            copies, scale = most(model), scale_of(model)
+            made = draft(name, model, facts[name], weights[name], machine, here, replicas, copies, scale)
         if isinstance(made, str):
             problems.append(f"models.{name}: {made}")
         elif isinstance(made, Draft):
@@ -55,40 +69,63 @@ def plan(
 
 
 def _together(spec: Spec, drafts: list[Draft], occupied: Mapping[str, Occupied], machine: Machine) -> Plan:
-    """All models in the memory that is free: what is no language model takes what it takes, contexts give way."""
-    taken = sum(one.total_bytes for one in occupied.values())
-    free = machine.memory_free_bytes - taken
-    if free < 0:
-        raise PlanError(*too_much({name: one.total_bytes for name, one in occupied.items()}, machine.memory_free_bytes))
-    fitted = _settled(drafts, free)
-    local = {one.draft.name: _local(one, _memory(one, fitted, free), machine) for one in fitted}
-    local |= {name: one.model for name, one in occupied.items()}
-    return Plan(tuple(local.get(name) or _remote(name, model) for name, model in spec.models.items()))
+    """All models in the memory that is free: what is no language model takes what it takes, contexts give way. What may sleep
+    has to fit alone beside what never does.
+    """
+    free = machine.memory_free_bytes
+    others = [one.size for one in occupied.values()]
+    if kept_bytes(others) > free:
+        raise PlanError(*too_much({size.model: size.bytes_each * size.least for size in others}, free))
+    fitted = settled(drafts, others, free, alone=bool(drafts) and len(drafts) == len(spec.models))
+    ground = _Ground((*map(size_of, fitted), *others), free, refused([*map(size_of, fitted), *others], free))
+    local = {one.draft.name: _local(one, _memory(one, fitted, free - kept_bytes(others)), machine, ground) for one in fitted}
+    local |= {name: _occupied(one, ground) for name, one in occupied.items()}
+    models = tuple(local.get(name) or _remote(name, model) for name, model in spec.models.items())
+    return Plan(models, free if local else None)
 
 
-def _settled(drafts: list[Draft], free_bytes: int) -> list[Placed]:
-    """The drafts with the longest contexts that fit together."""
-    placed: list[Placed] = []
-    for placed in shorter(drafts):
-        if total(placed) <= free_bytes:
-            return placed
-    raise PlanError(*shortage(placed, free_bytes))
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What all models of this machine take, of how much, and which can never be there."""
+
+    sizes: tuple[Size, ...]
+    free_bytes: int
+    refused: Mapping[str, str]
+
+    def counted(self, model: PlannedModel) -> PlannedModel:
+        """The model with as many replicas as fit, and the decision on their number before the one on memory."""
+        size = next(size for size in self.sizes if size.model == model.name)
+        if why := self.refused.get(model.name):
+            told = Decision("memory", "too large", why)
+            return replace(model, replicas=(), decisions=(*model.decisions, told), refused=why)
+        count = fitting(size, self.sizes, self.free_bytes) if model.scale else size.most
+        decisions = [explained(size, model.scale, self.sizes, self.free_bytes)]
+        if model.sleeps and (turns := together(self.sizes, self.free_bytes)):
+            decisions.append(Decision("turns", "alone" if "turns" in turns else "none", turns))
+        at = next((n for n, decision in enumerate(model.decisions) if decision.subject == "memory"), len(model.decisions))
+        told_all = (*model.decisions[:at], *decisions, *model.decisions[at:])
+        return replace(model, replicas=model.replicas[:count], decisions=told_all)
 
 
-def _local(one: Placed, memory: Decision, machine: Machine) -> PlannedModel:
+def _occupied(one: Occupied, ground: _Ground) -> PlannedModel:
+    return ground.counted(one.model)
+
+
+def _local(one: Placed, memory: Decision, machine: Machine, ground: _Ground) -> PlannedModel:
     draft, placement = one.draft, one.placement
     decisions = tuple(_lowered(one) if decision.subject == "context" else decision for decision in draft.decisions)
-    replicas = Decision("replicas", str(draft.replicas), "as many as the spec says")
-    return PlannedModel(
+    model = PlannedModel(
         name=draft.name,
         task=draft.task,
         facts=draft.facts,
         replicas=(placement,) * draft.replicas,
         slots=placement.slots,
-        decisions=(*decisions, replicas, memory, *one.speed(machine.cores)),
+        decisions=(*decisions, memory, *one.speed(machine.cores)),
         context=placement.context,
         also=placement.also,
+        scale=draft.scale,
     )
+    return ground.counted(model)
 
 
 def _lowered(one: Placed) -> Decision:
@@ -101,10 +138,14 @@ def _lowered(one: Placed) -> Decision:
 
 
 def _memory(one: Placed, placed: list[Placed], free_bytes: int) -> Decision:
+    if one.draft.scale is not None:
+        each = show_bytes(one.memory.total_bytes)
+        return Decision("memory", each, f"each replica: {replace(one.memory, free_bytes=free_bytes)}")
     each = f"{one.draft.replicas} replicas, each " if one.draft.replicas > 1 else ""
     if len(placed) == 1 and one.draft.replicas == 1:
         return Decision("memory", show_bytes(one.total_bytes), str(replace(one.memory, free_bytes=free_bytes)))
-    every = f"all together {show_bytes(total(placed))} of {show_bytes(free_bytes)} free"
+    fixed = [other for other in placed if other.draft.scale is None]
+    every = f"all together {show_bytes(total(fixed))} of {show_bytes(free_bytes)} free"
     return Decision("memory", show_bytes(one.total_bytes), f"{each}{one.memory}; {every}")
 
 

@@ -42,8 +42,12 @@ def _llamacpp(model: ModelSpec, machine: Machine, replicas: int, context: int, t
     wait = _wait(options.wait, machine, replicas)
     batch = _batch(options.batch, context, task)
     cache = Decision("cache_type", options.cache_type, _CACHE[options.cache_type])
-    kept = {"wait": wait.value, "batch": int(batch.value), "cache_type": cache.value}
-    return Settings(int(threads.value), cache.value, int(batch.value), kept, (threads, wait, batch, cache))
+    kept: dict[str, Any] = {"wait": wait.value, "batch": int(batch.value), "cache_type": cache.value}
+    if sleep := _sleep(model):
+        kept["sleep"] = int(sleep.value)
+    return Settings(
+        int(threads.value), cache.value, int(batch.value), kept, (threads, wait, batch, cache, *filter(None, (sleep,)))
+    )
 
 
 def _openvino(model: ModelSpec, machine: Machine, replicas: int, context: int, task: Task) -> Settings:
@@ -119,6 +123,14 @@ def _shared(machine: Machine, replicas: int) -> str | None:
     if machine.busy_cores is not None and machine.busy_cores > BUSY_SHARE * machine.cores:
         return f"others use {machine.busy_cores:.1f} of {machine.cores} cores"
     return None
+
+
+def _sleep(model: ModelSpec) -> Decision | None:
+    """For a model that may sleep: when the engine unloads it in its own process, before the process is stopped."""
+    if model.share != "swap" and (model.scale.replicas is None or model.scale.replicas[0] > 0):
+        return None
+    seconds = max(1, int(model.scale.idle / 2))
+    return Decision("sleep", str(seconds), "seconds unused until llama.cpp gives its memory back; it loads again in its process")
 
 
 def _batch(asked: int, context: int, task: Task) -> Decision:

@@ -108,6 +108,7 @@ def _parameters(spec: dict[str, Any]) -> Any:
     p.n_ubatch = spec["batch"]
     p.n_batch = spec["batch"] if spec["embedding"] else max(p.n_batch, spec["batch"])
     p.embedding = spec["embedding"]  # the pooling is the one that the model's metadata names
+    p.sleep_idle_seconds = spec.get("sleep", -1)  # -1: never
     _tame(p)
     return p
 

@@ -58,11 +58,15 @@ class Replica:
     """Monotonic seconds at which the state was entered."""
     slots: int = 0
     """Requests at once; for a server that is not ours, as the plan says."""
+    begun: float = 0.0
+    """Monotonic seconds at which the present start began."""
 
     def entered(self, state: State, now: float, reason: str, **facts: Any) -> "Replica":
         """This replica in another state. AssertionError (also under `python -O`) if the transition is not legal."""
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"{self.name}: {self.state} → {state} ({reason}) is not a legal transition")
+        if state is State.STARTING:
+            facts.setdefault("begun", now)
         return replace(self, state=state, since=now, reason=reason, **facts)
 
 

@@ -53,8 +53,9 @@ class Started:
         self._ready_at: float | None = None
         self._stop = asyncio.Event()
         self.replica = Replica(
-            start.replica, start.model, placement, State.STARTING, start.reason, since=clock(), slots=start.slots
-        )
+            start.replica, start.model, placement, State.STARTING, start.reason,
+            since=self._begun, slots=start.slots, begun=self._begun,
+        )  # fmt: skip
         self.task = asyncio.create_task(self._run())
 
     def again(self, reason: str) -> None:
@@ -159,6 +160,7 @@ class Started:
             engine.speaks(placement),
             placement.template,
             frozenset(placement.also),
+            engine.continues,
         )
         self._ready_at = self._clock()
         loaded = self._loaded_at or self._ready_at

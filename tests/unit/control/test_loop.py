@@ -1,12 +1,16 @@
 """The one writer: observes, applies the difference, tells the gateway; again and again to the same end."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
+import pytest
+
+from headrace.control.autoscale import Verdict
 from headrace.control.loop import Loop
 from headrace.engines.base import Placement
-from headrace.plan.base import Plan, PlannedModel
+from headrace.plan.base import Plan, PlannedModel, Scale
 from headrace.targets.base import Change, Drain, Replica, Start, State, Stop
-from headrace.traffic import Endpoint, Load, ModelStatus
+from headrace.traffic import Endpoint, Finished, Load, ModelStatus
 
 PLACEMENT = Placement("chat", "llamacpp", "generate", "w.gguf", 512, 2, 1, 1)
 
@@ -56,6 +60,12 @@ class FakeFront:
     def loads(self) -> dict[str, Load]:
         return {}
 
+    def finished(self) -> Sequence[Finished]:
+        return ()
+
+    def when_needed(self, look: Callable[[], None]) -> None:
+        return
+
 
 def loop(replicas: int) -> tuple[Loop, FakeTarget, FakeFront, list[Sequence[ModelStatus]]]:
     target, front, heard = FakeTarget(), FakeFront(), []
@@ -88,3 +98,98 @@ async def test_what_disappeared_is_started_again() -> None:
     del target.replicas["chat-2"]
     await one.round()
     assert set(target.replicas) == {"chat-1", "chat-2"}
+
+
+class AskedFront(FakeFront):
+    """A gateway with requests; `look` is what wakes control."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load = Load("chat", 0, {}, 0, 0, 0, 0, 0, None, None)
+        self.over: list[Finished] = []
+        self.look: Callable[[], None] = lambda: None
+
+    def loads(self) -> dict[str, Load]:
+        return {"chat": self.load}
+
+    def finished(self) -> Sequence[Finished]:
+        found, self.over = self.over, []
+        return found
+
+    def when_needed(self, look: Callable[[], None]) -> None:
+        self.look = look
+
+
+class Quiet(FakeTarget):
+    """Nothing ever changes by itself there."""
+
+    async def changed(self, timeout: float) -> None:
+        await asyncio.Event().wait()
+
+
+class Kept:
+    """A recorder in memory."""
+
+    def __init__(self) -> None:
+        self.requests: list[Finished] = []
+        self.verdicts: list[Verdict] = []
+
+    def record(self, requests, verdicts, loads, replicas, now) -> None:
+        self.requests += requests
+        self.verdicts += verdicts
+
+
+def sleeping() -> tuple[Loop, FakeTarget, AskedFront, Kept]:
+    target, front, kept = Quiet(), AskedFront(), Kept()
+    planned = PlannedModel("chat", "generate", None, (PLACEMENT,) * 3, 2, (), scale=Scale(0, 0, 600.0))
+    return Loop(Plan((planned,), 10), target, front, lambda told: None, starts={"chat": 2.0}, recorder=kept), target, front, kept
+
+
+async def test_a_model_that_may_sleep_is_not_started_before_somebody_asks() -> None:
+    one, target, front, _ = sleeping()
+    await one.round()
+    assert not target.replicas
+    (told,), _ = front.told[-1]
+    assert (told.phase, told.ready_in) == ("asleep", 2.0)
+
+
+async def test_who_asks_is_not_kept_waiting_for_the_next_look() -> None:
+    """The target never changes: only the gateway can have woken the loop."""
+    one, target, front, _ = sleeping()
+    task = asyncio.create_task(one.run())
+    async with asyncio.timeout(10):
+        while not front.told:
+            await asyncio.sleep(0)
+        front.load = Load("chat", 1, {}, 0, 0, 0, 0, 0, None, None, 1, 0.0)
+        front.look()
+        while not target.replicas:
+            await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert set(target.replicas) == {"chat-1"}
+    (_, model, said), *_ = one.decisions
+    assert model == "chat"
+    assert said.startswith("chat 0 → 1 replicas: 1 waiting")
+    assert one.scaled == {("chat", "wake"): 1}
+
+
+async def test_everything_is_recorded_once() -> None:
+    one, _, front, kept = sleeping()
+    front.over = [Finished(1.0, "chat", "chat-1", 200, 1, 2, 0.0, None, 1.0)]
+    front.load = Load("chat", 1, {}, 0, 0, 0, 0, 0, None, None, 1, 0.0)
+    await one.round()
+    await one.round()
+    assert len(kept.requests) == 1
+    assert [verdict.decision.replicas for verdict in kept.verdicts] == [1], "the policy is asked once a second"
+
+
+async def test_a_failure_of_the_target_is_not_swallowed_while_it_waits() -> None:
+    one, _, _, _ = sleeping()
+    one._target.changed = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="a bug"):
+        async with asyncio.timeout(10):
+            await one.run()
+
+
+async def broken(timeout: float) -> None:
+    raise RuntimeError("a bug")

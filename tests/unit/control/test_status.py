@@ -1,10 +1,12 @@
 """What stands in a model's way, in the gateway's words."""
 
+from dataclasses import replace
+
 import pytest
 
 from headrace.control.status import endpoints, status
 from headrace.engines.base import Placement
-from headrace.plan.base import PlannedModel
+from headrace.plan.base import PlannedModel, Scale
 from headrace.targets.base import Replica, State
 from headrace.traffic import Endpoint
 
@@ -55,3 +57,33 @@ def test_only_replicas_that_answer_are_endpoints() -> None:
     assert {endpoint.replica for endpoint in endpoints(states)} == {
         one.name for one in states if one.state in (State.READY, State.DRAINING)
     }
+
+
+SLEEPER = replace(planned(PLACEMENT, PLACEMENT), scale=Scale(0))
+SLEEPS = [
+    # nobody asked yet
+    ([], "", "asleep", "it starts when somebody asks, which takes about 4s", 4.0),
+    # it waits for memory, or lost its place
+    ([], "it waits for 3 GiB of memory", "asleep", "it waits for 3 GiB of memory", 4.0),
+    # it goes to sleep: whoever asks now wakes it
+    ([replica(State.DRAINING)], "", "asleep", "it starts when somebody asks", 4.0),
+    ([replica(State.STOPPED)], "", "asleep", "it starts when somebody asks", 4.0),
+    # it comes: a second of its four has passed
+    ([replica(State.STARTING, begun=99.0)], "", "loading", "chat-1 is starting", 3.0),
+    # it takes longer than it did
+    ([replica(State.LOADING, begun=90.0)], "", "loading", "chat-1 is loading", 0.0),
+    ([replica(State.READY)], "", "ready", "1 of 0..2 replicas ready", None),
+    ([replica(State.FAILED, reason="exited five times")], "", "failed", "exited five times", None),
+]
+
+
+@pytest.mark.parametrize(("replicas", "blocked", "phase", "words", "ready_in"), SLEEPS)
+def test_a_model_that_may_sleep(replicas: list[Replica], blocked: str, phase: str, words: str, ready_in: float | None) -> None:
+    found = status(SLEEPER, replicas, 4.0, blocked, now=100.0)
+    assert (found.phase, found.ready_in) == (phase, ready_in)
+    assert words in found.reason
+
+
+def test_a_model_that_can_never_be_there_has_failed_with_the_reason() -> None:
+    found = status(replace(SLEEPER, replicas=(), refused="one replica takes 9 GiB"), [])
+    assert (found.phase, found.reason) == ("failed", "one replica takes 9 GiB")

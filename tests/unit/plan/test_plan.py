@@ -231,7 +231,7 @@ def test_latencies_are_said_to_be_unchecked() -> None:
     [
         ({"quantization": "fp8"}, "Write auto, and pick a quantized GGUF by its source"),
         ({"tensor_parallel": 2}, "tensor_parallel 2 is for GPUs"),
-        ({"share": "swap"}, "none is swapped yet. Write auto."),
+        ({"share": "time-slice"}, "Write auto, or swap to take turns."),
         ({"share": "mig", "quantization": "awq"}, "quantization awq is for GPUs"),  # both are told
         ({"share": "mig", "quantization": "awq"}, "share mig is for GPUs"),
         ({"for": {"prompt": 8000, "output": 193}}, "prompt and answer of 8193 tokens are more than the 8192"),

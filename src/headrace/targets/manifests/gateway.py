@@ -26,6 +26,10 @@ SETTINGS = "gateway.json"
 """The key of its file in its ConfigMap."""
 
 SCALER_PORT_NAME = "grpc"
+CLIENT_KEYS = "client-keys"
+"""The Secret with the keys of clients: the file of them, or the variable that holds them. It is named here and never written."""
+CLIENT_KEYS_FILE = "keys.json"
+_CLIENTS = "/client-keys"
 _CONFIG = "/config"
 _USER = 1000
 _WAKE_SECONDS = 60
@@ -58,6 +62,8 @@ def _scales(cluster: Cluster) -> bool:
 def settings(cluster: Cluster) -> dict[str, Any]:
     """Its file (spec/gateway_file.py): a model in pods by its Service, with what one replica of it is."""
     own = {**cluster.gateway, **_patience(cluster), "listen": f"0.0.0.0:{PORT}"}
+    if _keys_file(cluster):
+        own["keys"] = f"file:{_CLIENTS}/{CLIENT_KEYS_FILE}"  # not where it is on the machine that renders
     return {
         "namespace": cluster.spec.namespace,
         "models": {load.model: _model(load) for load in cluster.workloads},
@@ -156,7 +162,11 @@ def _deployment(cluster: Cluster) -> Manifest:
         "securityContext": pod_security(_USER, _USER),
         "topologySpreadConstraints": [spread(GATEWAY, GATEWAY)],
         "containers": [_container(cluster)],
-        "volumes": [scratch(), {"name": "config", "configMap": {"name": GATEWAY}}],
+        "volumes": [
+            scratch(),
+            {"name": "config", "configMap": {"name": GATEWAY}},
+            *([{"name": CLIENT_KEYS, "secret": {"secretName": CLIENT_KEYS}}] if _keys_file(cluster) else []),
+        ],
     }
     return {
         "apiVersion": "apps/v1",
@@ -183,12 +193,13 @@ def _container(cluster: Cluster) -> Manifest:
         "image": cluster.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["headrace"],
-        # Without keys until a later version has them: what is in front of the Service decides who reaches it.
-        "args": ["gateway", f"{_CONFIG}/{SETTINGS}", "--insecure"],
+        # Without keys what is in front of the Service decides who reaches it.
+        "args": ["gateway", f"{_CONFIG}/{SETTINGS}", *([] if cluster.gateway.get("keys") else ["--insecure"])],
         "env": [
             {"name": "HOME", "value": HOME},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
             *_keys(cluster),
+            *_client_variable(cluster),
         ],
         "ports": ports,
         "startupProbe": {**alive, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": _START_SECONDS // 2},
@@ -201,6 +212,7 @@ def _container(cluster: Cluster) -> Manifest:
             {"name": "tmp", "mountPath": HOME},
             # The folder, no subPath: only whole folders follow a ConfigMap that changes.
             {"name": "config", "mountPath": _CONFIG, "readOnly": True},
+            *([{"name": CLIENT_KEYS, "mountPath": _CLIENTS, "readOnly": True}] if _keys_file(cluster) else []),
         ],
     }
 
@@ -209,3 +221,15 @@ def _keys(cluster: Cluster) -> list[Manifest]:
     """Keys of servers outside, `key: env:NAME`: from the Secret gateway-keys, which is named here and never written."""
     names = {str(model.settings["key"]).removeprefix("env:") for model in cluster.outside if model.settings.get("key")}
     return [{"name": name, "valueFrom": {"secretKeyRef": {"name": "gateway-keys", "key": name}}} for name in sorted(names)]
+
+
+def _keys_file(cluster: Cluster) -> bool:
+    return str(cluster.gateway.get("keys") or "").startswith("file:")
+
+
+def _client_variable(cluster: Cluster) -> list[Manifest]:
+    """The variable that holds clients' keys, `keys: env:NAME`."""
+    kind, _, name = str(cluster.gateway.get("keys") or "").partition(":")
+    if kind != "env":
+        return []
+    return [{"name": name, "valueFrom": {"secretKeyRef": {"name": CLIENT_KEYS, "key": name}}}]

@@ -1,0 +1,108 @@
+"""Read the history: decisions replayed from what was recorded, and requests as a trace for the simulator."""
+
+import contextlib
+import csv
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from headrace.errors import HeadraceError, UsageError
+from headrace.scaling.base import Policy, Sample, State
+from headrace.scaling.ours import decide
+
+TRACE_COLUMNS = ("timestamp", "model", "input_tokens", "output_tokens", "status", "waited_seconds", "ttft_seconds", "seconds")
+"""`timestamp` in seconds since 1970; tokens and times that nobody knows are empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One decision as it was made, and as it is made again from the recorded numbers. `at` is in seconds since 1970."""
+
+    at: float
+    model: str
+    recorded: int
+    again: int
+    reason: str
+
+
+def replayed(file: Path, model: str | None = None) -> Iterator[Replayed]:
+    """Every recorded sample through its policy again, run by run; of one model, or of all. Raises HeadraceError.
+
+    A run whose beginning is no longer kept in full is replayed from its first checkpoint.
+    """
+    query = (
+        "SELECT at, run, model, wanted, data, sample, state FROM samples JOIN policies ON policy = id "
+        "WHERE sample IS NOT NULL AND (?1 IS NULL OR model = ?1) ORDER BY run, model, at, samples.rowid"
+    )
+    states: dict[tuple[float, str], State | None] = {}
+    with _reading(file) as connection:
+        first = dict(_first_samples(connection))
+        for at, run, name, wanted, policy, sample, kept in connection.execute(query, (model,)):
+            key = (run, name)
+            if kept is not None:
+                states[key] = msgspec.json.decode(kept, type=State)
+            elif key not in states and first.get(key) == at:
+                states[key] = None
+            if key not in states:
+                continue  # before its first checkpoint
+            rules, given = msgspec.json.decode(policy, type=Policy), msgspec.json.decode(sample, type=Sample)
+            decision, states[key] = decide(rules, given, states[key])
+            yield Replayed(at, name, int(wanted), decision.replicas, decision.reason)
+
+
+def _first_samples(connection: sqlite3.Connection) -> Iterator[tuple[tuple[float, str], float]]:
+    """When each run's first sample of a model was taken, for those runs of which it is still kept."""
+    query = "SELECT run, model, MIN(at), seconds FROM samples WHERE sample IS NOT NULL GROUP BY run, model"
+    for run, model, at, seconds in connection.execute(query):
+        if seconds == 0:  # it stands for no time before it
+            yield (run, model), at
+
+
+def export(file: Path, to: Path) -> int:
+    """Write the requests as a trace, CSV or Parquet by the ending of `to`; how many there were. Raises HeadraceError."""
+    if to.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"{to} is neither .csv nor .parquet.", "Name the file by what it shall be.")
+    query = "SELECT at, model, tokens_in, tokens_out, status, waited, ttft, seconds FROM requests ORDER BY at"
+    with _reading(file) as connection:
+        rows = connection.execute(query)
+        try:
+            return _csv(rows, to) if to.suffix == ".csv" else _parquet(list(rows), to)
+        except OSError as error:
+            raise HeadraceError(f"{to} cannot be written: {error.strerror or error}.") from None
+
+
+def _csv(rows: Iterator[tuple[Any, ...]], to: Path) -> int:
+    with to.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(TRACE_COLUMNS)
+        count = 0
+        for at, *rest in rows:
+            count += 1
+            writer.writerow((f"{at:.6f}", *rest))
+        return count
+
+
+def _parquet(rows: list[tuple[Any, ...]], to: Path) -> int:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise HeadraceError("Parquet needs pyarrow, which is not here.", "Write .csv, or: pip install pyarrow") from None
+    columns = list(zip(*rows, strict=True)) or [()] * len(TRACE_COLUMNS)
+    pyarrow.parquet.write_table(pyarrow.table(dict(zip(TRACE_COLUMNS, columns, strict=True))), to)
+    return len(rows)
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[sqlite3.Connection]:
+    if not file.is_file():
+        raise HeadraceError(f"There is no history at {file}.", "headrace serve writes it while it runs.")
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise HeadraceError(f"The history in {file} cannot be read: {error}.") from None

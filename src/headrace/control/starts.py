@@ -1,0 +1,40 @@
+"""How long a start of each model takes, by the starts on record and those of this run."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from headrace.engines.base import Placement
+from headrace.plan.base import Plan
+from headrace.targets.base import StartTimes
+
+_NEWEST = 0.5  # weight of the newest start: a file that is in memory by then loads faster than at first
+
+
+class Records(Protocol):
+    """Starts that are kept from one run to the next."""
+
+    def expected(self) -> Mapping[tuple[str, str], tuple[float, int]]:
+        """By (engine, weights): seconds until ready, and how many starts say so."""
+
+    def keep(self, times: StartTimes) -> None:
+        """Put one more on record."""
+
+
+class ColdStarts:
+    """`seconds` are those from a start to the first answer, by model, as far as any was measured."""
+
+    def __init__(self, plan: Plan, records: Records) -> None:
+        self._records = records
+        placements = {model.name: model.replicas[0] for model in plan.models if model.replicas}
+        self._models = {name: (p.engine, p.weights) for name, p in placements.items() if isinstance(p, Placement)}
+        expected = records.expected()
+        self.seconds = {name: expected[key][0] for name, key in self._models.items() if key in expected}
+
+    def learned(self, times: StartTimes) -> None:
+        """A start is over."""
+        self._records.keep(times)
+        took = times.load_seconds + times.warm_seconds
+        for name, key in self._models.items():
+            if key == (times.engine, times.weights):
+                before = self.seconds.get(name, took)
+                self.seconds[name] = before + _NEWEST * (took - before)
