@@ -21,7 +21,7 @@ ENDLESS = 420
 async def requests_beyond_the_slots_wait(at: Deployment) -> None:
     """As many requests run as there are slots, says the engine's own page; more wait, are counted, and are served."""
     slots = at.planned("chat").slots
-    sent = await at.streams(slots + 3, tokens=32)
+    sent = await at.streams(slots + 3, tokens=128)  # long enough to be looked at on a fast machine
     await at.load("chat", lambda load: (sum(load.running.values()), load.waiting) == (slots, 3))
     full = await at.reading("chat", lambda found: found.running == slots)
     assert full.waiting == 0
