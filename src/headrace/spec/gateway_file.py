@@ -9,7 +9,7 @@ from headrace.spec.kubernetes import Name
 from headrace.spec.model import GatewaySpec, ModelName, ModelSpec
 from headrace.spec.rules import astray
 from headrace.spec.values import Strict
-from headrace.traffic import Speaks, Task
+from headrace.traffic import Continues, Speaks, Task
 
 _MISTAKES_SAID = 10
 _WRITTEN = "`headrace render` writes gateway.json; a headrace.yaml is what `headrace serve` takes."
@@ -35,6 +35,7 @@ class ServiceModel(Strict):
     context: Annotated[int, Field(ge=1)] | None = Field(None, description="Tokens of one request.")
     speaks: Speaks = Field("openai", description="What its replicas understand.")
     folds: bool = Field(False, description="Its engine notices a lost client only while it streams.")
+    continues: Continues | None = Field(None, description="How its engine goes on with a text that it did not begin.")
     template: str | None = Field(None, description="The chat template, for engines that only complete text.")
     also: tuple[str, ...] = Field((), description="Further names that its engine knows itself.")
 

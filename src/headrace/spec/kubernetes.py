@@ -72,9 +72,9 @@ class NodesSpec(Strict):
 
     labels: dict[str, str] = Field(
         {},
-        description="Labels of the nodes that models run on; where the file has GPUs, of the models on them alone. Default on GPUs: for "
-        "`machine: {azure: SIZE}` its instance type, else nvidia.com/gpu.present, which GPU feature discovery sets; without GPUs "
-        "none. With them KAITO brings no nodes.",
+        description="Labels of the nodes that models run on; where the file has GPUs, of the models on them alone. Default on "
+        "GPUs: for `machine: {azure: SIZE}` its instance type, else nvidia.com/gpu.present, which GPU feature discovery sets; "
+        "without GPUs none. With them KAITO brings no nodes.",
     )
     taints: tuple[str, ...] = Field(
         ("sku=gpu:NoSchedule",),

@@ -151,7 +151,10 @@ def _at_home(spec: Spec, folder: pathlib.Path) -> Spec:
     weights = spec.weights
     if weights.cache is not None:
         weights = weights.model_copy(update={"cache": _full(weights.cache, folder)})
-    return spec.model_copy(update={"models": models, "weights": weights})
+    gateway = spec.gateway
+    if gateway.keys is not None:
+        gateway = gateway.model_copy(update={"keys": _source_at_home(gateway.keys, folder)})
+    return spec.model_copy(update={"models": models, "weights": weights, "gateway": gateway})
 
 
 def _model_at_home(model: ModelSpec, folder: pathlib.Path) -> ModelSpec:

@@ -29,7 +29,6 @@ from headrace.traffic import Task
 from headrace.units import parse_range
 
 NOT_YET: Mapping[str, tuple[str, ...]] = {
-    "gateway": ("keys",),
     "weights": ("keep",),
 }
 """Keys of later versions, by the path of the mapping they belong to (`*` is any model's name, "" the top)."""
@@ -236,12 +235,24 @@ class GatewaySpec(Strict):
 
     listen: str = Field(
         "127.0.0.1:8000",
-        description="host:port, an IPv6 host in brackets; port 0 takes a free one. Beyond loopback only with "
-        "--insecure in this version.",
+        description="host:port, an IPv6 host in brackets; port 0 takes a free one. Beyond loopback only with `keys`, or with "
+        "--insecure.",
+    )
+    keys: str | None = Field(
+        None,
+        description="Who may use it: file:PATH, a file that `headrace key add` writes, or env:NAME, a variable that holds "
+        "NAME=KEY,NAME=KEY. Default: whoever reaches it.",
     )
     queue: Queue = Field(Queue(), description="The bounded queue in front of every model.")
     drain: Seconds = Field(30.0, description="How long requests in flight may finish when Headrace stops.")
     body: Bytes = Field(32_000_000, description="Largest request body; past it requests are refused with 413.")
+
+    @field_validator("keys")
+    @classmethod
+    def _is_where_keys_are(cls, value: str | None) -> str | None:
+        if value is not None and not _KEY.fullmatch(value) and not re.fullmatch(r"file:(?!//).+", value):
+            raise ValueError("must say where keys are, never hold them; write file:keys.json or env:HEADRACE_KEYS")
+        return value
 
     @field_validator("listen")
     @classmethod

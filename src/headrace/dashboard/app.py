@@ -1,0 +1,181 @@
+"""The dashboard's paths, put into the admin application: pages for anybody, what they show and do for administrators.
+
+A page by itself says nothing of what is served: it asks for that under /admin/, where rights are looked at.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from headrace.dashboard import files
+from headrace.dashboard.feed import Feed
+from headrace.dashboard.past import SPANS, curves
+from headrace.dashboard.rows import memory_bar, sum_bar
+from headrace.dashboard.sight import Sight
+from headrace.gateway.judging import nothing_at
+from headrace.gateway.openai import Refusal
+
+LOG_LINES = 200
+"""Lines of a log on a page."""
+SHOWN_DECISIONS = 50
+_READERS = 2
+"""Histories that are read at once: they are read in threads, beside the data path."""
+
+
+class Dashboard:
+    """The pages of one gateway."""
+
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+        self.feed = Feed(sight)
+        self._readers = asyncio.Semaphore(_READERS)
+
+    def mount(self) -> None:
+        """Put the pages before the paths of the admin application; at `/` what is no browser gets what it always got."""
+        router = self._sight.admin.app.router
+        root = next(route for route in router.routes if isinstance(route, Route) and route.path == "/")
+
+        async def front(request: Request) -> Response:
+            if "text/html" in request.headers.get("accept", ""):
+                return files.page(request, "overview.html")
+            answer: Response = await root.endpoint(request)
+            return answer
+
+        router.routes[:0] = [Route("/", front), *self._routes()]
+
+    def _routes(self) -> list[Route]:
+        return [
+            Route("/dashboard/model/{name:path}", self._model_page),
+            Route("/dashboard/static/{name:path}", self._static),
+            Route("/playground", self._playground),
+            Route("/admin/pages/overview", self._overview),
+            Route("/admin/pages/memory", self._memory),
+            Route("/admin/pages/model", self._model),
+            Route("/admin/pages/replicas", self._replicas),
+            Route("/admin/pages/log", self._log),
+            Route("/admin/pages/history", self._history),
+            Route("/admin/pages/models", self._models),
+            Route("/admin/pages/live", self._live),
+            Route("/admin/wanted", self._wanted, methods=["POST"]),
+        ]
+
+    # ---- pages, which say nothing
+
+    async def _model_page(self, request: Request) -> Response:
+        return files.page(request, "model.html", name=request.path_params["name"])
+
+    async def _playground(self, request: Request) -> Response:
+        return files.page(request, "playground.html")
+
+    async def _static(self, request: Request) -> Response:
+        answer = files.static(request, request.path_params["name"])
+        if answer is None:
+            raise nothing_at(request.url.path)
+        return answer
+
+    # ---- what they show
+
+    async def _overview(self, request: Request) -> Response:
+        rows, together = self.feed.rows()
+        return files.page(
+            request, "parts/overview.html", rows=rows, together=together, **self._bar(), decisions=self._decisions()
+        )
+
+    async def _memory(self, request: Request) -> Response:
+        return files.page(request, "parts/memory.html", **self._bar())
+
+    def _bar(self) -> Mapping[str, Any]:
+        plan = self._sight.control.plan
+        bar, said = memory_bar(plan, self._sight.control.replicas) if plan else ([], "")
+        return {"bar": bar, "bar_said": said}
+
+    def _decisions(self, model: str | None = None) -> list[tuple[float, str, str]]:
+        """The newest first, at seconds since 1970."""
+        mine = [one for one in self._sight.decisions if model in (None, one[1])][-SHOWN_DECISIONS:]
+        return [(self._sight.wall(at), name, said) for at, name, said in reversed(mine)]
+
+    async def _model(self, request: Request) -> Response:
+        name = self._named(request)
+        rows, _ = self.feed.rows()
+        row = next(row for row in rows if row.name == name)
+        planned = self._sight.planned(name)
+        bar, said = sum_bar(planned) if planned else ([], "")
+        return files.page(
+            request, "parts/model.html",
+            row=row, planned=planned, bar=bar, bar_said=said, spans=SPANS,
+            choices=self._sight.control.choices(name),
+        )  # fmt: skip
+
+    async def _replicas(self, request: Request) -> Response:
+        name = self._named(request)
+        row = next(row for row in self.feed.rows()[0] if row.name == name)
+        return files.page(request, "parts/replicas.html", row=row)
+
+    async def _log(self, request: Request) -> Response:
+        replica = request.query_params.get("replica", "")
+        if replica not in {one.name for one in self._sight.control.replicas}:
+            raise Refusal(404, "There is no such replica any more.", "not_found", "not_found_error")
+        return files.page(request, "parts/log.html", replica=replica, lines=self._sight.control.logs(replica, LOG_LINES))
+
+    async def _history(self, request: Request) -> Response:
+        name, span = self._named(request), request.query_params.get("span", "1h")
+        if span not in SPANS:
+            raise Refusal(400, f"span is one of {', '.join(SPANS)}.", "invalid_value", param="span")
+        async with self._readers:
+            found = await asyncio.to_thread(curves, self._sight.history, name, SPANS[span])
+        return _json(asdict(found))
+
+    async def _models(self, request: Request) -> Response:
+        models = self._sight.models.items()
+        return _json([{"name": name, "task": one.status.task, "phase": one.status.phase} for name, one in models])
+
+    async def _live(self, request: Request) -> Response:
+        model = request.query_params.get("model")
+        if model is not None:
+            model = self._named(request)
+        if self.feed.full:
+            raise Refusal(503, "As many pages are open as may be; close one.", "too_many_pages", "server_error", retry_after=30)
+        headers = files.HEADERS | {"Cache-Control": "no-store"}
+        return StreamingResponse(self.feed.follow(model), headers=headers, media_type="text/event-stream")
+
+    # ---- what they do
+
+    async def _wanted(self, request: Request) -> Response:
+        """`model=chat&want=2`: hold so many replicas, or what else a Wish may be."""
+        if not _same_origin(request):
+            raise Refusal(403, "Only Headrace's own pages may do this.", "origin_refused", "permission_error")
+        fields = dict(parse_qsl((await request.body())[:4096].decode("utf-8", "replace")))
+        name, want = fields.get("model", ""), fields.get("want", "")
+        if name not in self._sight.models:
+            raise self._sight.admin.gateway.unknown(name)
+        if problem := self._sight.control.wish(name, want, "an administrator"):
+            raise Refusal(400, problem, "cannot_be", param="want")
+        return _json({"model": name, "want": want})
+
+    def _named(self, request: Request) -> str:
+        name = request.query_params.get("model", "")
+        model = self._sight.admin.gateway.names.get(name)
+        if model is None:
+            raise self._sight.admin.gateway.unknown(name)
+        return model.name
+
+
+def _same_origin(request: Request) -> bool:
+    """A page of another server on this machine may not act: it is loopback too, but not us."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("origin")
+    return origin is None or origin.partition("://")[2].lower() == request.headers.get("host", "").lower()
+
+
+def _json(value: Any) -> Response:
+    return Response(
+        msgspec.json.encode(value), headers=files.HEADERS | {"Cache-Control": "no-store"}, media_type="application/json"
+    )

@@ -1,0 +1,160 @@
+"""One model as the pages show it: short texts by cell, ready to be compared with what a page has already."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headrace.dashboard.parts import parts
+from headrace.engines.base import Placement
+from headrace.plan.plan import Plan, PlannedModel
+from headrace.targets.base import Replica, State
+from headrace.traffic import Load, ModelStatus
+from headrace.units import show_bytes
+
+UNKNOWN = "–"
+_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A model at one moment. `cells` are what changes from second to second, by name; `replicas` those of each replica."""
+
+    name: str
+    task: str
+    cells: Mapping[str, str]
+    replicas: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a bar, in percent of its whole length."""
+
+    kind: str
+    """weights, cache, runtime, memory, free: what it is drawn as."""
+    title: str
+    start: float
+    width: float
+
+
+def row(
+    status: ModelStatus,
+    load: Load,
+    slots: int,
+    replicas: Sequence[Replica],
+    wanted: int | None,
+    rate: float | None,
+    now: float,
+    wish: str = "",
+) -> Row:
+    """`replicas` are the model's, `wanted` how many there shall be, `rate` its tokens out per second, `now` monotonic.
+
+    `wish` says what an administrator asked for, if so.
+    """
+    ready = sum(replica.state is State.READY for replica in replicas)
+    there = sum(replica.state is not State.STOPPED for replica in replicas)
+    cells = {
+        "phase": status.phase,
+        "reason": status.reason,
+        "replicas": f"{ready} / {there if wanted is None else wanted}",
+        "waiting": str(load.waiting),
+        "oldest": seconds(load.oldest_seconds),
+        "running": f"{sum(load.running.values())} / {slots}",
+        "ttft": seconds(load.ttft_seconds),
+        "tpot": seconds(load.tpot_seconds),
+        "rate": UNKNOWN if rate is None else number(rate),
+        "wish": wish,
+    }
+    return Row(status.model, status.task or "", cells, {one.name: _replica(one, load, now) for one in replicas})
+
+
+def totals(phases: Sequence[str], loads: Sequence[Load], rates: Sequence[float]) -> dict[str, str]:
+    """All models together."""
+    return {
+        "ready": f"{sum(phase == 'ready' for phase in phases)} / {len(phases)}",
+        "failed": str(phases.count("failed")),
+        "running": str(sum(sum(load.running.values()) for load in loads)),
+        "waiting": str(sum(load.waiting for load in loads)),
+        "rate": number(sum(rates)) if rates else UNKNOWN,
+        "requests": f"{sum(load.requests for load in loads):,}",
+    }
+
+
+def _replica(replica: Replica, load: Load, now: float) -> dict[str, str]:
+    reading = replica.reading
+    cache = reading.cache_usage if reading else None
+    return {
+        "state": replica.state.value,
+        "reason": replica.reason,
+        "since": ago(max(0.0, now - replica.since)),
+        "running": f"{load.running.get(replica.name, 0)} / {replica.slots}",
+        "memory": UNKNOWN if replica.memory_bytes is None else show_bytes(replica.memory_bytes),
+        "cache": UNKNOWN if cache is None else f"{cache:.0%}",
+        "restarts": str(replica.restarts),
+    }
+
+
+def seconds(value: float | None) -> str:
+    """Two digits that matter, so that a number on a page changes only when it means something."""
+    if value is None:
+        return UNKNOWN
+    if value >= 100:
+        return ago(value)
+    return f"{number(value * 1000)} ms" if value < 0.9995 else f"{number(value)} s"
+
+
+def number(value: float) -> str:
+    """Two digits that matter: 0.47, 3.2, 47, 470."""
+    if value <= 0:
+        return "0"
+    if value >= 9.95:
+        return str(int(float(f"{value:.2g}")))
+    return f"{value:.1f}" if value >= 0.995 else f"{float(f'{value:.2g}'):g}"
+
+
+def ago(value: float) -> str:
+    """A span of time in its two largest units at most: 4 s, 12 min, 3 h 20 min, 5 d."""
+    if value < 60:
+        return f"{int(value)} s"
+    if value < 3600:
+        return f"{int(value / 60)} min"
+    if value < 86_400:
+        hours, minutes = divmod(int(value / 60), 60)
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{int(value / 86_400)} d"
+
+
+def memory_bar(plan: Plan, replicas: Sequence[Replica], most: int = 24) -> tuple[list[Segment], str]:
+    """What models take of this machine's memory now, the largest first, those beyond `most` as one; and the sum in words."""
+    taken: dict[str, int] = {}
+    for replica in replicas:
+        if isinstance(replica.placement, Placement) and replica.state in _IN_MEMORY:
+            taken[replica.model] = taken.get(replica.model, 0) + replica.placement.memory_bytes
+    used = sum(taken.values())
+    whole = max(plan.memory_bytes or 0, used)
+    if not whole:
+        return [], ""
+    ordered = sorted(taken.items(), key=lambda item: (-item[1], item[0]))
+    named = [(f"{name}: {show_bytes(size)}", size) for name, size in ordered[:most]]
+    if rest := sum(size for _, size in ordered[most:]):
+        named.append((f"{len(ordered) - most} others: {show_bytes(rest)}", rest))
+    said = f"{show_bytes(used)} of {show_bytes(whole)} planned for models" if plan.memory_bytes else f"{show_bytes(used)}"
+    return _laid([(f"model-{index % 6}", title, size) for index, (title, size) in enumerate(named)], whole), said
+
+
+def sum_bar(model: PlannedModel) -> tuple[list[Segment], str]:
+    """What one replica takes, in named parts; and the sum in words. Empty for servers elsewhere."""
+    placement = next((each for each in model.replicas if isinstance(each, Placement)), None)
+    if placement is None:
+        return [], ""
+    found = parts(model, placement)
+    said = " + ".join(f"{name} {show_bytes(size)}" for name, size in found.items())
+    bar = _laid([(name, f"{name}: {show_bytes(size)}", size) for name, size in found.items()], placement.memory_bytes)
+    return bar, f"{said} = {show_bytes(placement.memory_bytes)}" if len(found) > 1 else said
+
+
+def _laid(named: Sequence[tuple[str, str, int]], whole: int) -> list[Segment]:
+    segments, start = [], 0.0
+    for kind, title, size in named:
+        width = 100.0 * size / whole if whole else 0.0
+        segments.append(Segment(kind, title, round(start, 3), round(width, 3)))
+        start += width
+    return segments
