@@ -1,0 +1,136 @@
+"""The command `headrace key`: make keys for clients, list them with what they took, revoke them."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headrace.key_store import Store, Stored
+
+_FILE = "headrace.yaml"
+_COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kKmMgG]?)")
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command = commands.add_parser(
+        "key",
+        help="make, list and revoke the keys of clients",
+        description="Keys that clients of the gateway need, where gateway.keys names their file. Only their hashes are kept.",
+    )
+    actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
+    made = actions.add_parser("add", help="make a key; it is printed once")
+    made.add_argument("--name", required=True, help="whose it is, as metrics and status show it")
+    made.add_argument("--models", default="", metavar="NAME,…", help="models and adapters that it may use (default: all)")
+    made.add_argument("--rpm", type=_count, metavar="N", help="requests per minute")
+    made.add_argument("--tpm", type=_count, metavar="N", help="tokens per minute, in and out; 200k is 200,000")
+    made.add_argument("--concurrent", type=_count, metavar="N", help="requests at once")
+    made.add_argument("--budget", type=_count, metavar="N", help="tokens per calendar month (UTC), in and out; 50M is 50,000,000")
+    made.add_argument("--priority", choices=("interactive", "batch"), default="interactive", help="batch yields to interactive")
+    made.add_argument("--weight", type=float, default=1.0, help="its share where keys compete (default 1)")
+    made.add_argument("--admin", action="store_true", help="it may read status, metrics and logs as well")
+    listed = actions.add_parser("list", help="show keys, their limits, and what they took this month")
+    listed.add_argument("--json", action="store_true", help="for machines")
+    gone = actions.add_parser("revoke", help="refuse a key from now on")
+    gone.add_argument("name", metavar="NAME")
+    for action, call in ((made, _add), (listed, _list), (gone, _revoke)):
+        action.add_argument(
+            "--file", help=f"the file of keys (default: what gateway.keys of ./{_FILE} names, else ~/.config/headrace/keys.json)"
+        )
+        action.set_defaults(command=call)
+
+
+def status(options: argparse.Namespace) -> str:
+    """`headrace status --keys`."""
+    from headrace.report import get, keys_text
+
+    keys = get(options.url, "/admin/keys")["keys"]
+    return json.dumps(keys, indent=2) if options.json else keys_text(keys)
+
+
+def _add(options: argparse.Namespace) -> None:
+    from headrace.key_store import Stored
+
+    store = _store(options)
+    models = [name.strip() for name in options.models.split(",") if name.strip()]
+    limits = (options.rpm, options.tpm, options.concurrent, options.budget)
+    secret = store.add(Stored(options.name, "", "", models, options.admin, options.priority, options.weight, *limits))
+    print(secret)
+    _remark(f"This is shown once and kept nowhere. In {store.path}: its hash and limits.")
+    if (named := _named_file()) is None or named != store.path.absolute():
+        _remark(f"headrace serve goes by it with this in the file:\n\n  gateway:\n    keys: file:{store.path}\n")
+
+
+def _list(options: argparse.Namespace) -> None:
+    from headrace.columns import aligned
+    from headrace.gateway.accounts import Use
+    from headrace.keys import Uses, this_month
+
+    store = _store(options)
+    month = this_month()
+    used = Uses(store.path).read(month)
+    rows = [(stored, used.get(stored.name, Use())) for stored in store.read()]
+    if options.json:
+        shown = [{"month": month, **_shown(stored), **use._asdict()} for stored, use in rows]
+        return print(json.dumps(shown, indent=2))
+    if not rows:
+        return print(f"{store.path} has no keys.")
+    table: list[tuple[str, ...]] = [("KEY", "MODELS", "PRIORITY", "REQUESTS", "TOKENS IN", "TOKENS OUT", "LIMITS", "MADE")]
+    for stored, use in rows:
+        name = stored.name + (" (admin)" if stored.admin else "")
+        models = ", ".join(stored.models) or "all"
+        table.append((name, models, stored.priority, *map(str, use), _limits(stored), stored.created[:10]))
+    print("\n".join(aligned(table)) + f"\n\nRequests and tokens of {month} (UTC), written every few seconds.")
+
+
+def _revoke(options: argparse.Namespace) -> None:
+    store = _store(options)
+    store.revoke(options.name)
+    print(f"{options.name} is revoked: running gateways refuse it within a second; what it has under way may finish.")
+
+
+def _shown(stored: "Stored") -> dict[str, Any]:
+    """Without the hash: it is nobody's business."""
+    limits = {"rpm": stored.rpm, "tpm": stored.tpm, "concurrent": stored.concurrent, "budget": stored.budget}
+    about = {"name": stored.name, "created": stored.created, "models": stored.models, "admin": stored.admin}
+    return {**about, "priority": stored.priority, "weight": stored.weight, **limits}
+
+
+def _limits(stored: "Stored") -> str:
+    named = (("rpm", stored.rpm), ("tpm", stored.tpm), ("concurrent", stored.concurrent), ("budget", stored.budget))
+    return ", ".join(f"{name} {limit:,}" for name, limit in named if limit is not None) or "none"
+
+
+def _store(options: argparse.Namespace) -> "Store":
+    from headrace.key_store import Store, default_file
+
+    return Store(Path(options.file).expanduser() if options.file else _named_file() or default_file())
+
+
+def _named_file() -> Path | None:
+    """What ./headrace.yaml names, if it does. Raises SpecError for one with mistakes."""
+    if not Path(_FILE).is_file():
+        return None
+    from headrace.spec.load import load
+
+    where = load(_FILE).gateway.keys or ""
+    return Path(where.removeprefix("file:")) if where.startswith("file:") else None
+
+
+def _count(text: str) -> int:
+    """A limit: 600, 200k, 1.5M; decimal, as providers count them."""
+    match = _COUNT.fullmatch(text.strip())
+    number = round(float(match[1]) * _FACTORS[match[2].lower()]) if match else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'"{text[:40]}" is not a number above 0; write 600, 200k or 1.5M')
+    return number
+
+
+def _remark(text: str) -> None:
+    """For people, beside what a program may read."""
+    import sys
+
+    print(text, file=sys.stderr)
