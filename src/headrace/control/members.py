@@ -50,6 +50,7 @@ def _replica(member: Member, pod: Pod, gateways: int, refuses: bool, before: Rep
         about.speaks,
         about.template,
         frozenset(about.also),
+        about.continues,
     )
     same = before is not None and before.state is state and before.placement == pod.address
     return Replica(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.facts.model import ModelFacts
-from headrace.traffic import Speaks, Task
+from headrace.traffic import Continues, Speaks, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,8 @@ class Engine:
     read: Callable[[str, str], Reading]
     warm: Callable[[Placement], Probe | None] = lambda placement: None
     speaks: Callable[[Placement], Speaks] = lambda placement: "openai"
+    continues: Continues | None = None
+    """How it goes on with a text that another replica began (see `Endpoint.continues`)."""
     ports: int = 1
     """Consecutive loopback ports that it needs, the first to serve."""
     grace_seconds: float = 5.0

@@ -104,6 +104,7 @@ ENGINE = Engine(
     ready_path="/health",
     metrics_path="/metrics",
     folds=False,
+    continues="prompt",
     sockets=lambda placement: True,
     refuse=refuse,
     overhead=overhead,

@@ -103,6 +103,7 @@ ENGINE = Engine(
     ready_path="/health",  # generates a token when nothing runs; 503 while it starts and from SIGTERM on
     metrics_path="/metrics",
     folds=False,
+    continues="final_message",
     sockets=lambda placement: False,
     refuse=refuse,
     overhead=lambda facts, placement: 0,

@@ -194,6 +194,7 @@ ENGINE = Engine(
     ready_path="/health",
     metrics_path="/metrics",
     folds=False,
+    continues="final_message",
     sockets=lambda placement: True,
     refuse=refuse,
     overhead=overhead,

@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from headrace.gateway.paths import Route, find
+
+if TYPE_CHECKING:
+    from headrace.gateway.keys import Account, Keys
 
 HEAD_LIMIT = 32 * 1024
 """Bytes of a head, on either side; past it 431 (RFC 6585) for clients, a broken answer for engines."""
@@ -68,7 +71,7 @@ class RequestHead:
     """The head of a request as its client sent it; never changed once made, and shared by requests with the same head."""
 
     __slots__ = (
-        "_lines", "cors", "headers", "http10", "keep_alive", "known", "method", "path", "preflight", "route", "target",
+        "_lines", "cors", "headers", "holder", "http10", "keep_alive", "known", "method", "path", "preflight", "route", "target",
     )  # fmt: skip
 
     def __init__(self, method: str, target: bytes, headers: Headers, http10: bool, keep_alive: bool) -> None:
@@ -89,6 +92,7 @@ class RequestHead:
         self.http10 = http10
         self.keep_alive = keep_alive
         self._lines: bytes | None = None
+        self.holder: tuple[Keys, Account | None] | None = None  # whose key it presents, among these: see `Keys.account`
 
     def lines_for_engine(self) -> bytes:
         """Request line, and the headers that are an engine's business, for a body that was read as JSON."""
@@ -232,11 +236,11 @@ class Chunks:
     `extra` tells that bytes followed it.
     """
 
-    __slots__ = ("_carry", "_left", "_trailer", "count", "done", "extra")
+    __slots__ = ("_carry", "_trailer", "count", "done", "extra", "left")
 
     def __init__(self) -> None:
         self._carry = b""
-        self._left = 0  # of the present chunk, its CRLF included
+        self.left = 0  # of the present chunk, its CRLF included
         self._trailer = False
         self.count = 0
         self.done = False
@@ -253,17 +257,17 @@ class Chunks:
         if self._trailer:
             return self._walk_trailer(data, 0)
         position, end = 0, len(data)
-        size = _CHUNK_SIZE.match(data) if payload is None and not self._left else None
+        size = _CHUNK_SIZE.match(data) if payload is None and not self.left else None
         if size is not None and end == size.end() + (length := int(size[1], 16)) + 2 and length:
             self.count += 1  # one whole chunk, as engines send them
             return data
         while position < end:
-            if self._left:
-                step = min(self._left, end - position)
+            if self.left:
+                step = min(self.left, end - position)
                 if payload is not None:
-                    payload.append(data[position : position + min(step, max(0, self._left - 2))])
+                    payload.append(data[position : position + min(step, max(0, self.left - 2))])
                 position += step
-                self._left -= step
+                self.left -= step
                 continue
             size = _CHUNK_SIZE.match(data, position)
             if size is None:
@@ -273,16 +277,16 @@ class Chunks:
                 self._trailer = True
                 return data[:position] + self._walk_trailer(data, size.end())
             self.count += 1
-            self._left = size.end() - position + length + 2 if payload is None else length + 2
+            self.left = size.end() - position + length + 2 if payload is None else length + 2
             if payload is not None:
                 position = size.end()
         return data
 
     def fill(self) -> bytes | None:
         """What completes a chunk that was passed on in part, so that another may follow; None when too much is missing."""
-        if self._left > _FILL_LIMIT:
+        if self.left > _FILL_LIMIT:
             return None
-        return b"\n" * (self._left - 2) + b"\r\n" if self._left > 2 else b"\r\n"[2 - self._left :]
+        return b"\n" * (self.left - 2) + b"\r\n" if self.left > 2 else b"\r\n"[2 - self.left :]
 
     def _hold(self, data: bytes, position: int) -> bytes:
         """Keep the start of a size line for the next read, if it can still become one."""

@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from headrace.gateway.envelope import error_event
+from headrace.gateway.form import FormAsk, renamed
 from headrace.gateway.http import Request
-from headrace.gateway.openai import Ask, Refusal
-from headrace.gateway.paths import Kind
-from headrace.gateway.translate import generate
+from headrace.gateway.openai import Ask, Refusal, rewritten
+from headrace.gateway.paths import Kind, Route
+from headrace.gateway.translate import generate, through
 from headrace.gateway.translate.base import Asked, Translation
 from headrace.traffic import Endpoint, Speaks
 
 if TYPE_CHECKING:
+    from headrace.gateway.exchange import Exchange
     from headrace.gateway.served import ServedModel
 
 
@@ -23,10 +26,14 @@ class Letter(NamedTuple):
     translation: Translation | None
 
 
+_BY_CHAT: tuple[Kind, ...] = ("messages", "responses")
+_CHATS: tuple[Speaks, ...] = ("openai", "tgi")
 _TRANSLATED: Mapping[tuple[Kind, Speaks], Callable[[Asked], Translation]] = {
     ("chat", "generate"): generate.translated,
     ("completions", "generate"): generate.translated,
     ("generate", "generate"): generate.checked,
+    **{(kind, speaks): through.chat for kind in _BY_CHAT for speaks in _CHATS},
+    **{(kind, "generate"): through.generated for kind in _BY_CHAT},
 }
 _SPOKEN: Mapping[Speaks, str] = {
     "openai": "OpenAI's API, not this; ask /v1/…",
@@ -35,6 +42,26 @@ _SPOKEN: Mapping[Speaks, str] = {
     "generate": "the Open Inference Protocol and Triton's generate, not this",
     "http": "neither OpenAI's API nor the Open Inference Protocol; ask /upstream/NAME/… for its own paths",
 }
+
+
+def last_event(refusal: Refusal, route: Route, sent: Letter | None) -> bytes:
+    """What ends a stream that cannot be completed, for the clients of `route`."""
+    if sent is not None and isinstance(sent.translation, through.Through):
+        return sent.translation.broken(refusal)
+    return error_event(refusal, route)
+
+
+def outgoing(exchange: "Exchange", sent: Letter | None) -> tuple[bytes, bytes]:
+    """Request line with headers, and the body, for the replica that `exchange` was given."""
+    if sent is not None:
+        return sent.lines, sent.body
+    endpoint, ask, body = exchange.endpoint, exchange.ask, exchange.request.body
+    fold = endpoint.folds and not ask.stream and exchange.route.folds
+    if exchange.seam is not None and endpoint.continues is not None:
+        body = exchange.seam.body(exchange.model.there(endpoint, ask.model), endpoint.continues)
+    elif fold or not ask.sound or endpoint.model_there != ask.model:
+        body = rewritten(ask, exchange.model.there(endpoint, ask.model), fold=fold)
+    return exchange.request.head.lines_for_engine(), body
 
 
 def letter(request: Request, ask: Ask, endpoint: Endpoint, model: "ServedModel", identity: str) -> Letter:
@@ -50,6 +77,8 @@ def letter(request: Request, ask: Ask, endpoint: Endpoint, model: "ServedModel",
     elif not known:
         message = f'Model "{model.name}" has an engine that speaks {_SPOKEN[endpoint.speaks]}.'
         raise Refusal(400, message, "wrong_protocol", param="model")
+    if isinstance(ask, FormAsk):
+        return Letter(head.lines_to(head.path.encode("latin-1"), json=False), renamed(ask, request.body, there), None)
     if known:
         return Letter(head.lines_to(route.target_for(there), json=False), request.body, translation)
     assert translation

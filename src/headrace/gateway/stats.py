@@ -39,10 +39,12 @@ class Stats:
         "overhead",
         "refused",
         "requests",
+        "resumed",
         "retries",
         "tokens_in",
         "tokens_out",
         "tpot",
+        "tpot_seconds",
         "ttft",
         "ttft_seconds",
         "wait",
@@ -54,6 +56,7 @@ class Stats:
         self.refused = 0
         self.failed = 0
         self.retries = 0
+        self.resumed = 0
         self.disconnects = 0
         self.tokens_in = 0
         self.tokens_out = 0
@@ -63,6 +66,7 @@ class Stats:
         self.duration = Histogram(SECONDS)
         self.overhead = Histogram(MILLISECONDS)
         self.ttft_seconds: float | None = None
+        self.tpot_seconds: float | None = None
 
     def finished(self, status: int, seconds: float) -> None:
         """A request ended with `status`, `seconds` after it had arrived."""
@@ -76,12 +80,17 @@ class Stats:
     def first_token(self, seconds: float) -> None:
         """The first token left the gateway, `seconds` after the request had arrived."""
         self.ttft.observe(seconds)
-        mean = self.ttft_seconds
-        self.ttft_seconds = seconds if mean is None else mean + _RECENT * (seconds - mean)
+        self.ttft_seconds = _recent(self.ttft_seconds, seconds)
 
     def tokens(self, tokens_in: int, tokens_out: int, first_to_last_seconds: float) -> None:
         """An answer is complete; the time per output token counts those after the first."""
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
         if tokens_out > 1 and first_to_last_seconds > 0:
-            self.tpot.observe(first_to_last_seconds / (tokens_out - 1))
+            seconds = first_to_last_seconds / (tokens_out - 1)
+            self.tpot.observe(seconds)
+            self.tpot_seconds = _recent(self.tpot_seconds, seconds)
+
+
+def _recent(mean: float | None, seconds: float) -> float:
+    return seconds if mean is None else mean + _RECENT * (seconds - mean)

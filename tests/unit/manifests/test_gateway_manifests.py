@@ -37,8 +37,8 @@ def test_the_gateways_settings_are_a_file_that_names_every_service() -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("vllm", {}),
-        ("llamacpp", {"folds": True}),  # it notices a lost client only while it streams
+        ("vllm", {"continues": "final_message"}),
+        ("llamacpp", {"folds": True, "continues": "prefill"}),  # it notices a lost client only while it streams
         ("code", {"speaks": "v2"}),
         ("triton", {"speaks": "generate", "folds": True}),
         ("tgi", {"speaks": "tgi"}),

@@ -88,6 +88,7 @@ def _model(load: Workload) -> dict[str, Any]:
         **({"context": placement.context} if placement.context else {}),
         **({"speaks": speaks} if speaks != "openai" else {}),
         **({"folds": True} if engine.folds else {}),
+        **({"continues": engine.continues} if engine.continues else {}),
         **({"template": placement.template} if placement.template else {}),
         **({"also": list(placement.also)} if placement.also else {}),
     }
