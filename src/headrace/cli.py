@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace import __version__, cli_cluster
+from headrace import __version__, cli_check, cli_cluster, cli_graduate, cli_history, cli_keys, cli_measure, cli_scaling
 from headrace.errors import HeadraceError, UsageError
 
 if TYPE_CHECKING:
@@ -48,9 +48,15 @@ def parser() -> argparse.ArgumentParser:
     _pull_parser(commands)
     _render_parser(commands)
     _engines_parser(commands)
-    cli_cluster.add(commands, lambda options: _spec(_what(options), None))
+    cli_cluster.add(commands, _spec_of, _add_url)
+    cli_check.add(commands)
     _status_parser(commands)
     _logs_parser(commands)
+    cli_history.add(commands)
+    cli_graduate.add(commands, _add_url)
+    cli_keys.add(commands)
+    cli_scaling.add(commands, _spec_of)
+    cli_measure.add(commands)
     _init_parser(commands)
     command = commands.add_parser("version", help="print the version")
     command.set_defaults(command=lambda options: print(f"headrace {__version__}"))
@@ -127,6 +133,7 @@ def _render_parser(commands: Any) -> None:
     )
     command.add_argument("what", nargs="?", metavar="FILE|MODEL", help="as for headrace serve")
     command.add_argument("-o", "--output", default="k8s", metavar="FOLDER", help="where to write (default k8s; - prints it all)")
+    command.add_argument("--helm", action="store_true", help="write a Helm chart, with what differs per cluster in its values")
     command.add_argument("--prune", action="store_true", help="remove files of an earlier render that are in this one no more")
     command.add_argument("--machine", help="plan for these machines instead of the file's, as for headrace plan")
     command.add_argument("--offline", action="store_true", help="ask nobody: the cache and the catalogue must know the models")
@@ -143,14 +150,18 @@ def _engines_parser(commands: Any) -> None:
 
 def _status_parser(commands: Any) -> None:
     command = commands.add_parser("status", help="show models, replicas, their states, load and reasons")
+    cli_cluster.add_cluster(command)
     _add_url(command)
     command.add_argument("--json", action="store_true", help="the whole status, for machines")
+    command.add_argument("--decisions", action="store_true", help="what changed the number of replicas, and why")
+    command.add_argument("--keys", action="store_true", help="what each key may, and took this month")
     command.set_defaults(command=_status)
 
 
 def _logs_parser(commands: Any) -> None:
     command = commands.add_parser("logs", help="show what the replicas of a model wrote")
     command.add_argument("model", help="a model, an alias or a replica such as chat-1")
+    cli_cluster.add_cluster(command)
     command.add_argument("-n", "--lines", type=int, default=200, help="lines of each replica (default 200)")
     _add_url(command)
     command.set_defaults(command=_logs)
@@ -229,7 +240,9 @@ def _render(options: argparse.Namespace) -> None:
 
     text = render(
         _spec(_what(options), None),
-        Wish(options.machine, None if options.output == "-" else Path(options.output), options.prune, options.offline),
+        Wish(
+            options.machine, None if options.output == "-" else Path(options.output), options.prune, options.offline, options.helm
+        ),
         Terminal(),
     )
     print(text, end="")
@@ -271,9 +284,19 @@ def _engines(options: argparse.Namespace) -> None:
         print(inventory(as_json=options.json))
 
 
+def _spec_of(options: argparse.Namespace) -> "Spec":
+    return _spec(_what(options), None)
+
+
 def _status(options: argparse.Namespace) -> None:
     from headrace.report import get, status_text
 
+    if spec := cli_cluster.spec_in_cluster(options, _spec_of):
+        return cli_cluster.status(options, spec)
+    if options.decisions:
+        return print(_decisions(options))
+    if options.keys:
+        return print(cli_keys.status(options))
     status = get(options.url, "/admin/status")
     if options.json:
         import json
@@ -283,12 +306,24 @@ def _status(options: argparse.Namespace) -> None:
         print(status_text(status))
 
 
+def _decisions(options: argparse.Namespace) -> str:
+    import json
+
+    from headrace.report import decisions_text, get
+
+    rows = get(options.url, "/admin/decisions")["decisions"]
+    return json.dumps(rows, indent=2) if options.json else decisions_text(rows)
+
+
 def _logs(options: argparse.Namespace) -> None:
     from urllib.parse import quote
 
     from headrace.report import get
 
-    logs = get(options.url, f"/admin/logs/{quote(options.model)}?lines={max(0, options.lines)}")["logs"]
+    if spec := cli_cluster.spec_in_cluster(options, _spec_of):
+        logs = cli_cluster.logs(options, spec)
+    else:
+        logs = get(options.url, f"/admin/logs/{quote(options.model)}?lines={max(0, options.lines)}")["logs"]
     for replica, lines in logs.items():
         for line in lines:
             print(f"{replica}: {line}" if len(logs) > 1 else line)

@@ -14,6 +14,7 @@ from headrace.errors import UsageError
 from headrace.foreground import Stop, connections
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
+from headrace.keys import Source
 from headrace.plan.plan import Plan
 from headrace.reload import Reloaded
 from headrace.spec.addresses import host_port
@@ -72,6 +73,8 @@ class InCluster:
         admin = Admin(view, self._aliases)
         self.gateway = Gateway(_limits(file), _unheard(file), file.aliases, admin.app, trusted=options.insecure)
         admin.gateway = self.gateway
+        self._clients = Source(file.gateway.keys, os.environ, log.warning) if file.gateway.keys else None
+        self.gateway.keys = self._clients.first() if self._clients else None
         self._outside = Outside(self._changed)
         self.watch = SliceWatch(from_environment(options.api), file.namespace, self._changed)
         self.follow = view.follow = Follow(file, self.watch, self._outside, self.gateway, own)
@@ -129,6 +132,8 @@ class InCluster:
             await asyncio.sleep(RELOAD_SECONDS)
             self.gateway.finished()  # nobody here keeps a history of requests: thousands of each model would be held for one
             self._reload()
+            if self._clients is not None:
+                self.gateway.keys = self._clients.again()
 
     def _reload(self) -> None:
         try:
@@ -206,10 +211,10 @@ def _address(options: Options, file: GatewayFile) -> tuple[str, int]:
         host, port = host_port(listen)
     except ValueError as error:
         raise UsageError(f"--listen: {error}") from None
-    if host not in _LOOPBACK and not options.insecure:
+    if host not in _LOOPBACK and not options.insecure and file.gateway.keys is None:
         raise UsageError(
             f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.",
-            "Say --insecure when something else guards it, as a NetworkPolicy does.",
+            "Name some in gateway.keys, or say --insecure when something else guards it, as a NetworkPolicy does.",
         )
     return host, port
 

@@ -80,8 +80,9 @@ class Reloaded:
 def _kept(file: GatewayFile, now: GatewayFile) -> GatewayFile:
     """The file without changes that this process cannot make."""
     changed = [name for name in _FIXED if getattr(file, name) != getattr(now, name)]
-    changed += ["gateway.listen"] if file.gateway.listen != now.gateway.listen else []
+    fixed = {name: getattr(now.gateway, name) for name in ("listen", "keys")}
+    changed += [f"gateway.{name}" for name, value in fixed.items() if getattr(file.gateway, name) != value]
     if changed:
         log.warning("%s of the file changed, which takes new pods: it stays as it is here", ", ".join(changed))
-    gateway = file.gateway.model_copy(update={"listen": now.gateway.listen})
+    gateway = file.gateway.model_copy(update=fixed)
     return file.model_copy(update={**{name: getattr(now, name) for name in _FIXED}, "gateway": gateway})

@@ -113,6 +113,7 @@ async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve until SIGINT or SIGTERM: the first drains, the second stops at once. Raises HeadraceError."""
     (host, port), keys = _checked(spec, options), _keys(spec)
     clients = Source(spec.gateway.keys, os.environ, terminal.say) if spec.gateway.keys else None
+    remark = options.remark + (" (with a key: -H 'Authorization: Bearer …')" if clients else "")
     stop = Stop(terminal)
     view = View()
     admin = Admin(view, spec.aliases, view)
@@ -128,7 +129,7 @@ async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
         planned = await stop.unless(prepared(spec, terminal, options.lock, offline=options.offline))
         if planned is not None:
             terminal.say(explain(planned))
-            announcer = _Announcer(terminal, planned, address, options.remark)
+            announcer = _Announcer(terminal, planned, address, remark)
             moves = graduations(spec, options.lock, address, terminal, offline=options.offline)
             admin.graduations.keyed = clients is not None
             await _run(spec, planned, keys, gateway, view, stop, announcer, moves, admin.graduations)

@@ -12,12 +12,16 @@ from starlette.routing import Route
 
 from headrace import __version__
 from headrace.gateway import metrics, openai
+from headrace.gateway.accounts import Account, summary
 from headrace.gateway.asgi import INTERNAL_ERROR
-from headrace.gateway.gateway import Gateway, nothing_at
+from headrace.gateway.gateway import Gateway
+from headrace.gateway.graduations import Asked
+from headrace.gateway.judging import nothing_at
 from headrace.gateway.openai import Refusal
 from headrace.plan.plan import Plan
 from headrace.targets.base import Replica
 
+_ANSWERS = ("ready", "asleep")
 _EXTENSIONS = ("binary_tensor_data", "generate", "model_configuration", "statistics")  # as far as a model's engine has them
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 LOG_LINES = 200
@@ -39,12 +43,29 @@ class View(Protocol):
         """The last lines that a replica wrote."""
 
 
+class Scaling(Protocol):
+    """What a View shows besides, where control scales."""
+
+    @property
+    def decisions(self) -> Sequence[tuple[float, str, str]]:
+        """(monotonic seconds, model, sentence) of what changed a number of replicas, the newest last."""
+
+    @property
+    def scaled(self) -> Mapping[tuple[str, str], int]:
+        """How often that happened, by model and move."""
+
+    @property
+    def wanted(self) -> Mapping[str, int]:
+        """Replicas that there shall be, by model that follows the load."""
+
+
 class Admin:
     """The application; `gateway` is set once there is one."""
 
-    def __init__(self, view: View, aliases: Mapping[str, str]) -> None:
-        self._view = view
+    def __init__(self, view: View, aliases: Mapping[str, str], scaling: Scaling | None = None) -> None:
+        self._view, self._scaling = view, scaling
         self._aliases = aliases
+        self.graduations = Asked()
         self.gateway: Gateway = None  # type: ignore[assignment]  # each needs the other: set right after the gateway is made
         self.app = Starlette(
             routes=[
@@ -60,7 +81,10 @@ class Admin:
                 Route("/ready", self._ready),
                 Route("/metrics", self._metrics),
                 Route("/admin/status", self._status),
+                Route("/admin/decisions", self._scaled),
+                Route("/admin/keys", self._keys),
                 Route("/admin/logs/{name:path}", self._logs),
+                *self.graduations.routes(),
                 Route("/{path:path}", self._others, methods=["GET", "OPTIONS"]),
             ],
             exception_handlers={HTTPException: _http_error, Refusal: _refused, Exception: _bug},  # type: ignore[dict-item]
@@ -70,12 +94,13 @@ class Admin:
         return _json({"headrace": True, "models": "/v1/models", "status": "/admin/status", "metrics": "/metrics"})
 
     async def _models(self, request: Request) -> Response:
-        return Response(openai.model_list(map(self._card, self.gateway.names)), media_type="application/json")
+        names = self.gateway.visible(_account(request))
+        return Response(openai.model_list(map(self._card, names)), media_type="application/json")
 
     async def _model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self.gateway.names:
-            raise self.gateway.unknown(name)
+        name, account = request.path_params["name"], _account(request)
+        if name not in self.gateway.visible(account):
+            raise self.gateway.unknown(name, account)
         return _json(self._card(name))
 
     def _card(self, name: str) -> dict[str, Any]:
@@ -93,18 +118,19 @@ class Admin:
         return Response(status_code=200 if self._is_ready() else 400)  # as Triton; the protocol wants 4xx
 
     async def _model_ready(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        model = self.gateway.names.get(name)
+        name, account = request.path_params["name"], _account(request)
+        model = self.gateway.visible(account).get(name)
         if model is None:
-            refusal = self.gateway.unknown(name)
-        elif model.status.phase == "ready":
+            refusal = self.gateway.unknown(name, account)
+        elif model.status.phase in _ANSWERS:
             return Response()
         else:
             refusal = Refusal(400, f'Model "{name}" is not ready: {model.status.reason}', "model_not_ready")
         return Response(refusal.envelope(plain=True), refusal.status, media_type="application/json")
 
     def _is_ready(self) -> bool:
-        return not self.gateway.draining and all(model.status.phase == "ready" for model in self.gateway.models.values())
+        """Models that sleep count: they answer whoever asks, after waking."""
+        return not self.gateway.draining and all(model.status.phase in _ANSWERS for model in self.gateway.models.values())
 
     async def _others(self, request: Request) -> Response:
         """A browser asks whether a page may ask: that its origin may was judged before, and is said by the connection."""
@@ -121,17 +147,24 @@ class Admin:
     async def _ready(self, request: Request) -> Response:
         phases = {name: model.status.phase for name, model in self.gateway.models.items()}
         ready = self._is_ready()
-        return _json({"ready": ready, "draining": self.gateway.draining, "models": phases}, 200 if ready else 503)
+        open_to_all = {"ready": ready, "draining": self.gateway.draining}  # probes have no keys, and need no names
+        return _json(open_to_all if self.gateway.keys else open_to_all | {"models": phases}, 200 if ready else 503)
 
     async def _metrics(self, request: Request) -> Response:
         gateway = self.gateway
-        snapshot = metrics.Snapshot(gateway.models, self._view.replicas, len(gateway.clients))
+        moves, wanted = (self._scaling.scaled, self._scaling.wanted) if self._scaling else ({}, {})
+        accounts = gateway.keys.accounts if gateway.keys is not None else {}
+        snapshot = metrics.Snapshot(gateway.models, self._view.replicas, len(gateway.clients), moves, wanted, accounts)
         return Response(metrics.page(snapshot), media_type=_PROMETHEUS)
 
     async def _status(self, request: Request) -> Response:
         now = self.gateway.now()
         models = [self._model_status(name, now) for name in self.gateway.models]
         return _json({"draining": self.gateway.draining, "models": models})
+
+    async def _keys(self, request: Request) -> Response:
+        keys = self.gateway.keys
+        return _json({"keys": None if keys is None else [summary(account) for account in keys.accounts.values()]})
 
     def _model_status(self, name: str, now: float) -> dict[str, Any]:
         model = self.gateway.models[name]
@@ -145,10 +178,20 @@ class Admin:
             "also": sorted(model.also),
             "aliases": [alias for alias, target in self._aliases.items() if target == name],
             "slots": model.queue.capacity,
+            "planned": _planned(self._view.plan, name),
             "load": msgspec.to_builtins(load),
             "replicas": [_replica_status(replica, load, now) for replica in self._view.replicas if replica.model == name],
             "decisions": self._decisions(name),
         }
+
+    async def _scaled(self, request: Request) -> Response:
+        now, model = self.gateway.now(), request.query_params.get("model")
+        model = self._aliases.get(model, model) if model else None
+        if model is not None and model not in self.gateway.models:
+            raise self.gateway.unknown(model)
+        rows = self._scaling.decisions if self._scaling else ()
+        told = [{"ago_seconds": round(now - at, 3), "model": name, "decision": said} for at, name, said in rows]
+        return _json({"decisions": [row for row in told if model in (None, row["model"])]})
 
     def _decisions(self, name: str) -> list[str]:
         plan = self._view.plan
@@ -163,6 +206,21 @@ class Admin:
             raise self.gateway.unknown(name)
         logs = {replica.name: self._view.logs(replica.name, lines) for replica in chosen}
         return _json({"logs": logs})
+
+
+def _account(request: Request) -> Account | None:
+    """Whose key it came with; None without keys."""
+    account: Account | None = request.scope["headrace.account"]
+    return account
+
+
+def _planned(plan: Plan | None, name: str) -> dict[str, Any]:
+    """What was decided of a model, in numbers: the engine, slots of a replica, the most replicas, whether it may sleep."""
+    model = next((one for one in plan.models if one.name == name), None) if plan else None
+    if model is None:
+        return {"engine": None, "slots": 0, "most": 0, "sleeps": False}
+    engine = next((one.engine for one in model.replicas if not isinstance(one, str)), None)
+    return {"engine": engine, "slots": model.slots, "most": len(model.replicas), "sleeps": model.sleeps}
 
 
 def _replica_status(replica: Replica, load: Any, now: float) -> dict[str, Any]:

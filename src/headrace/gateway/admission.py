@@ -2,19 +2,23 @@
 
 What a request holds is a slot of a replica, never more than the replica has, so that the engine's own queue stays empty and the
 depth of this one is true. A request is known by its ticket, any hashable value. A request that is neither served nor rejected
-by the event that brought it in is held: it waits, first come first served, for at most `wait` seconds.
+by the event that brought it in is held: it waits, first come first served, for at most `wait` seconds. Requests whose `Work` is
+said, because keys are asked for, are served in a fair order (fairness.py), behind those that are tried again.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from headrace.gateway.routing import pick
+from headrace.gateway.fairness import FairOrder, Share, Work
+from headrace.gateway.prefixes import SHORT, Prompt
+from headrace.gateway.routing import Receipt, Routing
 
 Ticket = TypeVar("Ticket", bound=Hashable)
 
 _RECENT = 0.1  # weight of the newest service time in the running mean
+_OLDEST_BATCH = 15.0  # seconds, and at most a quarter of what a request may wait: then batch yields no more
 
 
 class Serve(NamedTuple, Generic[Ticket]):
@@ -22,6 +26,8 @@ class Serve(NamedTuple, Generic[Ticket]):
 
     ticket: Ticket
     replica: str
+    receipt: Receipt | None = None
+    """Why there, when its prompt had a say in it."""
 
 
 class Reject(NamedTuple, Generic[Ticket]):
@@ -40,28 +46,32 @@ class Queue(Generic[Ticket]):
 
     __slots__ = (
         "_avoid",
-        "_last",
+        "_fair",
         "_limit",
-        "_order",
+        "_prompts",
         "_served",
-        "_slots",
         "_wait",
         "_waiting",
-        "running",
+        "among",
+        "prompt",
+        "routing",
         "service_seconds",
     )
 
     def __init__(self, limit: int, wait: float) -> None:
         self._limit = limit
         self._wait = wait
-        self._slots: dict[str, int] = {}
         self._waiting: OrderedDict[Ticket, float] = OrderedDict()  # ticket → when it gives up
+        self._fair: FairOrder[Ticket] = FairOrder(min(_OLDEST_BATCH, wait / 4))
         self._avoid: dict[Ticket, frozenset[str]] = {}
-        self._served: dict[Ticket, tuple[str, float, float]] = {}  # ticket → where it runs, since when, how long it may yet wait
-        self._last: dict[str, int] = {}
-        self._order = 0
-        self.running: dict[str, int] = {}
-        """Requests in flight by replica, replicas that are gone but not yet left included."""
+        self._served: dict[Ticket, tuple[str, float, float, int]] = {}
+        # ticket → where it runs, since when, how long it may yet wait, blocks to read
+        self._prompts: dict[Ticket, Prompt] = {}  # of those that wait
+        self.routing = Routing()
+        self.prompt: Callable[[Ticket], Prompt] | None = None
+        """What routing should know of a request, asked for when there are several replicas; None: nothing."""
+        self.among: Callable[[Ticket, Mapping[str, int]], Mapping[str, int]] | None = None
+        """Which of the replicas, with their slots, a request may have; None: any of them."""
         self.service_seconds: float | None = None
         """Mean time a request held its slot, recent requests weighing more."""
 
@@ -70,18 +80,44 @@ class Queue(Generic[Ticket]):
         return len(self._waiting)
 
     @property
+    def running(self) -> dict[str, int]:
+        """Requests in flight by replica, replicas that are gone but not yet left included."""
+        return self.routing.running
+
+    @property
     def capacity(self) -> int:
         """Requests that can be in flight at once."""
-        return sum(self._slots.values())
+        return sum(self.routing.slots.values())
 
-    def arrived(self, ticket: Ticket, now: float) -> list[Effect[Ticket]]:
-        """A new request. Nothing in the result means that it is held."""
-        if not self._waiting and (replica := self._free(frozenset())):
+    def limited(self, limit: int, wait: float) -> None:
+        """Other limits, for requests that come from now on."""
+        self._limit, self._wait = limit, wait
+        self._fair.age = min(_OLDEST_BATCH, wait / 4)
+
+    def arrived(self, ticket: Ticket, now: float, work: Work | None = None) -> list[Effect[Ticket]]:
+        """A new request. Nothing in the result means that it is held. In a full queue it may take the place of another one of a
+        key that has more of them waiting.
+        """
+        if not self._waiting and (replica := self._free(ticket, frozenset())):
+            if work is not None:
+                self._fair.served_at_once(work)
             return [self._serve(ticket, replica, now, now + self._wait)]
+        effects: list[Effect[Ticket]] = []
         if len(self._waiting) >= self._limit:
-            return [Reject(ticket, "full", self.retry_after())]
+            victim = self._fair.victim(work, now) if work is not None else None
+            if victim is None:
+                self._prompts.pop(ticket, None)
+                return [Reject(ticket, "full", self.retry_after())]
+            effects = [Reject(victim, "full", self.retry_after())]
+            self._forget(victim)
         self._waiting[ticket] = now + self._wait
-        return self._next(now)
+        if work is not None:
+            self._fair.add(ticket, work, now)
+        return effects + self._next(now)
+
+    def settled(self, share: Share, tokens: float) -> None:
+        """A request of that share, which was served, took so many `tokens` more than its work said."""
+        self._fair.settled(share, tokens)
 
     def retried(self, ticket: Ticket, avoid: frozenset[str], now: float, *, reached: bool = True) -> list[Effect[Ticket]]:
         """A request whose replica failed it comes back, ahead of those that were never served, rather not to `avoid`.
@@ -99,8 +135,7 @@ class Queue(Generic[Ticket]):
 
     def left(self, ticket: Ticket, now: float, *, served: bool = True) -> list[Effect[Ticket]]:
         """A request is over, whether it waited or ran. `served` says whether its time tells of the service rate."""
-        self._waiting.pop(ticket, None)
-        self._avoid.pop(ticket, None)
+        self._forget(ticket)
         held = self._release(ticket)
         if held is None:
             return []
@@ -110,26 +145,23 @@ class Queue(Generic[Ticket]):
 
     def resized(self, slots: Mapping[str, int], now: float) -> list[Effect[Ticket]]:
         """The replicas that may be used now, with their slots. Requests on replicas that are gone stay counted to their end."""
-        self._slots = dict(slots)
-        for replica in list(self.running):
-            if replica not in slots and not self.running[replica]:
-                del self.running[replica]
-        for replica in slots:
-            self.running.setdefault(replica, 0)
-        self._last = {replica: self._last.get(replica, 0) for replica in slots}
+        self.routing.resized(slots)
         return self._next(now)
 
     def tick(self, now: float) -> list[Effect[Ticket]]:
         """Time passed: requests that waited longer than they may are refused."""
         expired = [ticket for ticket, until in self._waiting.items() if until <= now]
         for ticket in expired:
-            del self._waiting[ticket]
-            self._avoid.pop(ticket, None)
+            self._forget(ticket)
         return [Reject(ticket, "expired", self.retry_after()) for ticket in expired]
 
     def waiting(self) -> list[Ticket]:
-        """The requests that wait, first the one that is served next."""
+        """The requests that wait; first come first, which is the order they are served in but for shares of keys."""
         return list(self._waiting)
+
+    def oldest(self) -> float | None:
+        """Since when the first in line has waited; None when nobody waits."""
+        return next(iter(self._waiting.values())) - self._wait if self._waiting else None
 
     def retry_after(self) -> int:
         """Whole seconds until a request sent then should find a slot: those waiting and itself, at the measured service rate.
@@ -140,25 +172,33 @@ class Queue(Generic[Ticket]):
             return min(600, max(1, math.ceil(self._wait)))
         return min(600, max(1, math.ceil((len(self._waiting) + 1) * self.service_seconds / self.capacity)))
 
-    def _free(self, avoid: frozenset[str]) -> str | None:
-        return pick(self._slots, self.running, self._last, avoid)
+    def _free(self, ticket: Ticket, avoid: frozenset[str]) -> str | None:
+        routing = self.routing
+        slots = routing.slots if self.among is None else self.among(ticket, routing.slots)
+        return routing.pick(self._prompt(ticket), slots, avoid)
+
+    def _prompt(self, ticket: Ticket) -> Prompt:
+        """Read once, however long the request waits."""
+        if self.prompt is None or not self.routing.chooses:
+            return SHORT
+        prompt = self._prompts.get(ticket)
+        if prompt is None:
+            prompt = self._prompts[ticket] = self.prompt(ticket)
+        return prompt
 
     def _serve(self, ticket: Ticket, replica: str, now: float, until: float) -> Serve[Ticket]:
-        self._order += 1
-        self._last[replica] = self._order
-        self.running[replica] += 1
-        self._served[ticket] = (replica, now, until - now)
-        return Serve(ticket, replica)
+        routing = self.routing
+        unread = routing.began(replica, self._prompts.pop(ticket, SHORT))
+        self._served[ticket] = (replica, now, until - now, unread)
+        return Serve(ticket, replica, routing.receipt)
 
     def _release(self, ticket: Ticket) -> tuple[float, float] | None:
         """Free the slot that the request holds; since when it held it and how long it may yet wait, None when it held none."""
         served = self._served.pop(ticket, None)
         if served is None:
             return None
-        replica, since, may_wait = served
-        self.running[replica] -= 1
-        if not self.running[replica] and replica not in self._slots:
-            del self.running[replica]
+        replica, since, may_wait, unread = served
+        self.routing.ended(replica, unread)
         return since, may_wait
 
     def _next(self, now: float) -> list[Effect[Ticket]]:
@@ -166,13 +206,38 @@ class Queue(Generic[Ticket]):
         effects: list[Effect[Ticket]] = []
         while self._waiting:
             ticket = next(iter(self._waiting))
-            replica = self._free(self._avoid.get(ticket, frozenset()))
+            if ticket in self._fair:  # else it is tried again, ahead of all
+                ticket = self._fair.first(now)
+            replica = self._free(ticket, self._avoid.get(ticket, frozenset()))
             if replica is None:
-                break
-            until = self._waiting.pop(ticket)
-            self._avoid.pop(ticket, None)
-            effects.append(self._serve(ticket, replica, now, until))
+                return effects + self._passed(now) if self.among is not None or self.routing.partial else effects
+            effects.append(self._serve_waiting(ticket, replica, now))
         return effects
+
+    def _passed(self, now: float) -> list[Effect[Ticket]]:
+        """The one in front waits for replicas of its own: those behind it that may have others do not wait with it."""
+        effects: list[Effect[Ticket]] = []
+        for ticket in list(self._waiting):
+            if self.routing.is_full:
+                break
+            if replica := self._free(ticket, self._avoid.get(ticket, frozenset())):
+                effects.append(self._serve_waiting(ticket, replica, now))
+        return effects
+
+    def _serve_waiting(self, ticket: Ticket, replica: str, now: float) -> Serve[Ticket]:
+        until = self._waiting.pop(ticket)
+        if ticket in self._fair:
+            self._fair.served(ticket, now)
+        served = self._serve(ticket, replica, now, until)
+        self._forget(ticket)
+        return served
+
+    def _forget(self, ticket: Ticket) -> None:
+        """It does not wait any more."""
+        self._waiting.pop(ticket, None)
+        self._avoid.pop(ticket, None)
+        self._prompts.pop(ticket, None)
+        self._fair.remove(ticket)
 
     def _learn(self, seconds: float) -> None:
         mean = self.service_seconds

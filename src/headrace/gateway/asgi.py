@@ -83,6 +83,7 @@ class Call:
             "root_path": "",
             "headers": self._headers(),
             "client": None,
+            "headrace.account": request.head.holder[1] if request.head.holder else None,
             "server": None,
         }
 

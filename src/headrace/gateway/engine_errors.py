@@ -117,6 +117,14 @@ def engine_error(status: int, body: bytes, retry_after: int | None = None) -> Re
     return refusal
 
 
+def lacking(refusal: Refusal, path: str, model: str) -> Refusal:
+    """An error that says that there is nothing at `path`, as it concerns whoever asked for `model`; others are as they were."""
+    if refusal.code == "model_not_found":
+        return refusal
+    message = f'The engine of model "{model}" has no {path}.'
+    return Refusal(400, message, "unsupported", param="model", source="engine")
+
+
 def _too_long(limit: object, what: str, given: object, param: str) -> Refusal:
     thing = "prompt" if param == "messages" else "input"
     message = f"This model's maximum {what} is {limit} tokens. However, your {thing} has {given} tokens. Shorten it."

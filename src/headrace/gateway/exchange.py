@@ -5,17 +5,20 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from headrace.gateway.admission import Reject
-from headrace.gateway.converting import Converting, Unfolding
+from headrace.gateway.continuing import goes_on, relay_for
 from headrace.gateway.http import Request, ResponseHead, request_head, response_head
-from headrace.gateway.letter import Letter, letter
-from headrace.gateway.openai import Ask, Refusal, Usage, rewritten, usage_in
-from headrace.gateway.relay import TAIL_BYTES, Failing, Folding, Relay, Splice
+from headrace.gateway.letter import Letter, last_event, letter, outgoing
+from headrace.gateway.openai import Ask, Refusal, Usage, usage_in
+from headrace.gateway.relay import TAIL_BYTES, Failing, Relay
 from headrace.gateway.reply import framed, progress
 from headrace.gateway.served import carry_out
 from headrace.gateway.upstream import Pool, Upstream
+from headrace.traffic import Endpoint, Finished
 from headrace.units import show_duration
 
 if TYPE_CHECKING:
+    from headrace.gateway.accounts import Charge
+    from headrace.gateway.seam import Seam
     from headrace.gateway.served import ServedModel
     from headrace.gateway.wire import Client
 
@@ -30,26 +33,20 @@ PROGRESS_SECONDS = 5.0
 
 _ELSEWHERE = frozenset((502, 503, 504))
 _STALE_LIMIT = 8
+Loop = asyncio.AbstractEventLoop
 
 
 class Exchange:
     """A request of the data path and what becomes of it. It is its own ticket in the queue."""
 
     __slots__ = (
-        "_arrived", "_attempts", "_connecting", "_first_seen", "_held_since", "_letter", "_loop", "_over", "_paused", "_pool",
-        "_relay", "_sent", "_stale", "_told", "_tried", "_upstream", "_waited",
-        "ask", "chunks_seen", "client", "deadline", "model", "opened", "replica", "request", "request_id", "route",
+        "_arrived", "_attempts", "_connecting", "_first_seen", "_held_since", "_letter", "_loop", "_paused", "_pool",
+        "_relay", "_sent", "_stale", "_told", "_upstream", "_usage", "_waited",
+        "ask", "charge", "chunks_seen", "client", "deadline", "endpoint", "model", "opened", "over", "replica", "request",
+        "request_id", "route", "seam", "tried",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        client: "Client",
-        request: Request,
-        request_id: bytes,
-        model: "ServedModel",
-        ask: Ask,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, client: "Client", request: Request, request_id: bytes, model: "ServedModel", ask: Ask, loop: Loop) -> None:
         now = monotonic()
         assert request.head.route
         self.client = client
@@ -61,36 +58,44 @@ class Exchange:
         self.replica = ""
         self.opened = False
         """The head of a stream was sent before an engine answered, to tell the client what it waits for."""
-        self.chunks_seen = 0
         self.deadline = 0.0
         """When the engine's silence is too long; 0 while the request is not with one."""
         self._loop = loop
         self._arrived = self._held_since = self._told = now
-        self._waited = 0.0
-        self._attempts = self._stale = 0
-        self._sent = self._first_seen = self._over = self._paused = False
-        self._tried: frozenset[str] = frozenset()
+        self._waited = self._first_seen = 0.0
+        self._attempts = self._stale = self.chunks_seen = 0
+        self._sent = self.over = self._paused = False
+        self.tried: frozenset[str] = frozenset()
+        """Replicas that failed it."""
         self._pool: Pool | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._upstream: Upstream | None = None
         self._letter: Letter | None = None
         """What the engine gets, where that is not the client's own bytes."""
         self._relay: Relay | None = None
+        self._usage: Usage | None = None
+        self.seam: Seam | None = None
+        """Where a stream goes on that broke off at another replica."""
 
     # ---- towards the engine
 
-    def start(self) -> None:
-        """Ask the queue for a slot."""
+    def start(self, charge: "Charge | None" = None) -> None:
+        """Ask the queue for a slot. `charge` is what the request was let in for, when keys are asked for."""
+        self.charge = charge
         self.client.begin(self)
         self.model.enter(self)
-        carry_out(self.model.queue.arrived(self, self._arrived), self._arrived)
+        carry_out(self.model.queue.arrived(self, self._arrived, charge and charge.work), self._arrived)
 
     def serve(self, replica: str, now: float) -> None:
         """The queue gave a slot at `replica`."""
         self._waited += now - self._held_since
         self.replica = replica
         self._pool = self.model.pools[replica]
-        if self._pool.endpoint.speaks not in self.route.plain and not self._translate():
+        self.endpoint: Endpoint = self._pool.endpoint
+        if self.endpoint.speaks not in self.route.plain and not self._translate():
+            return
+        if self.seam is not None and not self.seam.can(self.endpoint.continues):
+            self.refuse(Refusal(502, f"{replica} cannot go on with it.", "engine_lost", "server_error"))
             return
         # After one stale connection a new one: it may be the request. What is not sent again needs one that cannot be stale.
         upstream = None if self._stale or not self.route.safe else self._pool.take()
@@ -100,9 +105,8 @@ class Exchange:
             self._connecting = self._pool.connect(self._connected)
 
     def _translate(self) -> bool:
-        assert self._pool
         try:
-            self._letter = letter(self.request, self.ask, self._pool.endpoint, self.model, self.request_id.decode())
+            self._letter = letter(self.request, self.ask, self.endpoint, self.model, self.request_id.decode())
         except Refusal as refusal:
             self.refuse(refusal)
         return self._letter is not None
@@ -117,24 +121,16 @@ class Exchange:
 
     def _send(self, upstream: Upstream) -> None:
         assert self._pool
-        endpoint, request, ask = self._pool.endpoint, self.request, self.ask
-        if self._letter is None:
-            fold = endpoint.folds and not ask.stream and self.route.folds
-            body, lines = request.body, request.head.lines_for_engine()
-            if fold or not ask.sound or endpoint.model_there != ask.model:
-                body = rewritten(ask, self.model.there(endpoint, ask.model), fold=fold)
-        else:
-            lines, body, _ = self._letter
-        self._upstream = upstream
-        self._relay = None
+        lines, body = outgoing(self, self._letter)
+        self._upstream, self._relay = upstream, None
         now = monotonic()
         self.deadline = now + FIRST_BYTE_SECONDS
         if not self._sent:
             self._sent = True
             self.model.stats.wait.observe(self._waited)
             self.model.stats.overhead.observe(max(0.0, now - self._arrived - self._waited))
-        head = request_head(lines, self._pool.host, len(body), self.request_id, endpoint.key)
-        upstream.send(self, head, body, bodyless=request.head.method == "HEAD")
+        head = request_head(lines, self._pool.host, len(body), self.request_id, self.endpoint.key)
+        upstream.send(self, head, body, bodyless=self.request.head.method == "HEAD")
         if self._paused:
             upstream.pause()
 
@@ -142,21 +138,15 @@ class Exchange:
 
     def head(self, head: ResponseHead) -> None:
         """The engine's verdict: an answer, an error, or a replica that cannot answer now."""
-        assert self._pool
         if head.status >= 400 and self.route.kind != "upstream":
-            if head.status in _ELSEWHERE and not head.never_again and self._may_go_elsewhere():
-                self._drop_upstream()
+            elsewhere = head.status in _ELSEWHERE or (head.status >= 500 and self.model.is_on_trial(self.replica))
+            if elsewhere and not head.never_again and self._may_go_elsewhere():
+                self.leave_engine()
                 self._again(counts=True, reason=f"{self.replica} answered {head.status}")
             else:
                 self._relay = Failing(self, head)
-        elif self._letter is not None and self._letter.translation is not None:
-            self._relay = Converting(self, head, self._letter.translation)
-        elif self.opened and not head.event_stream:
-            self._relay = Unfolding(self)
-        elif head.event_stream and self._pool.endpoint.folds and not self.ask.stream and self.route.folds:
-            self._relay = Folding(self)
         else:
-            self._relay = Splice(self, head)
+            self._relay = relay_for(self, head, self._letter)
 
     def whole(self, head: ResponseHead, body: bytes) -> None:
         """The whole answer, by the shortest way to the client."""
@@ -189,6 +179,10 @@ class Exchange:
         """The engine will not complete its answer."""
         self._upstream = None
         if self._relay is not None and self._relay.begun:
+            if goes_on(self, self._relay, reason, last=self._attempts >= RETRIES):
+                if not self.over:
+                    self._again(counts=True, reason=reason)
+                return
             self._break_off(Refusal(502, f"The answer broke off: {reason}.", "engine_lost", "server_error"))
         elif stale and self._stale < _STALE_LIMIT:
             self._stale += 1
@@ -199,11 +193,16 @@ class Exchange:
         else:
             self._again(counts=True, reason=reason)
 
+    def lost(self, reason: str) -> None:
+        """The engine is given up, in the middle of its answer."""
+        self.leave_engine()
+        self.broken(reason, stale=False)
+
     def first_byte(self) -> float:
         """Note that the first token is there; returns when that was, in monotonic seconds."""
         now = monotonic()
         if not self._first_seen:
-            self._first_seen = True
+            self._first_seen = now
             self.model.stats.first_token(now - self._arrived)
         return now
 
@@ -212,15 +211,16 @@ class Exchange:
     def completed(self, status: int, usage: Usage | None, first_at: float) -> None:
         """The whole answer has been given to the client."""
         if usage:
+            self._usage = usage
             seconds = monotonic() - first_at if first_at else 0.0
             self.model.stats.tokens(usage.tokens_in, usage.tokens_out, seconds)
         self._finish(status)
 
     def refuse(self, refusal: Refusal) -> None:
         """End with an error."""
-        if self._over:
+        if self.over:
             return
-        self._drop_upstream()
+        self.leave_engine()
         if self.opened:
             self._break_off(refusal)
             return
@@ -232,7 +232,7 @@ class Exchange:
         begun = self._relay is not None and self._relay.begun
         here = refusal.status in _ELSEWHERE and self._attempts < RETRIES and self.model.queue.capacity > 0
         if refusal.elsewhere and not begun and (here or self._may_go_elsewhere()):
-            self._drop_upstream()
+            self.leave_engine()
             self._again(counts=True, reason=f"{self.replica} answered: {refusal.message}")
             return
         if refusal.status == 429 and refusal.retry_after is None:
@@ -241,7 +241,7 @@ class Exchange:
 
     def refuse_or_break(self, refusal: Refusal) -> None:
         """End with an error, whatever the client has of the answer already."""
-        self._drop_upstream()
+        self.leave_engine()
         if self._relay is not None and self._relay.begun:
             self._break_off(refusal)
         else:
@@ -253,11 +253,11 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client is gone: free the engine. Many clients leave at [DONE], before the end of the framing."""
-        if self._over:
+        if self.over:
             return
         if self._upstream is not None and self._upstream.chunks is not None:
             self.chunks_seen = self._upstream.chunks.count
-        self._drop_upstream()
+        self.leave_engine()
         if self._relay is not None and self._relay.given():
             self._relay.settle()
             return
@@ -269,15 +269,8 @@ class Exchange:
         if self._upstream is not None and self._upstream.sounded():
             self.deadline = now + GAP_SECONDS
         elif self.deadline and now > self.deadline:
-            self._drop_upstream()
-            limit = GAP_SECONDS if self._relay else FIRST_BYTE_SECONDS
-            self.broken(f"{self.replica} was silent for {show_duration(limit)}", stale=False)
-        elif (
-            not self.deadline
-            and self.ask.stream
-            and self.model.status.phase == "loading"
-            and now - self._told >= PROGRESS_SECONDS
-        ):
+            self.lost(f"{self.replica} was silent for {show_duration(GAP_SECONDS if self._relay else FIRST_BYTE_SECONDS)}")
+        elif not self.deadline and self.ask.stream and (self.seam or self.model.is_away) and now - self._told >= PROGRESS_SECONDS:
             self._told = now
             progress(self, now - self._arrived)
 
@@ -306,16 +299,19 @@ class Exchange:
             self.refuse(Refusal(502, message, "engine_lost", "server_error"))
             return
         self._attempts += counts
-        self._tried |= {self.replica}
+        self.model.lost(self.replica)
+        self.tried |= {self.replica}
         self.model.stats.retries += 1
         now = self._held_since = monotonic()
-        carry_out(self.model.queue.retried(self, self._tried, now, reached=reached), now)
+        carry_out(self.model.queue.retried(self, self.tried, now, reached=reached), now)
 
     def _break_off(self, refusal: Refusal) -> None:
         """The client has part of an answer: a stream ends with an error event and without its end, anything else is cut."""
-        if self._over:
+        if self.over:
             return
-        event = refusal.event(plain=self.route.plain_errors)
+        if self.seam is not None and self.seam.why not in refusal.message:
+            refusal.message = f"The answer broke off: {self.seam.why}; it could not be continued: {refusal.message}"
+        event = last_event(refusal, self.route, self._letter)
         if self._relay is not None and self._relay.begun:
             self.client.write(self._relay.farewell(event))
         else:
@@ -325,9 +321,10 @@ class Exchange:
 
     def _may_go_elsewhere(self) -> bool:
         """Whether the request may be tried again, and there is a replica that has not failed it."""
-        return self._attempts < RETRIES and self.model.has_other_than(self._tried | {self.replica})
+        return self._attempts < RETRIES and self.model.has_other_than(self.tried | {self.replica})
 
-    def _drop_upstream(self) -> None:
+    def leave_engine(self) -> None:
+        """Whatever the engine does, nobody waits for it."""
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -336,11 +333,16 @@ class Exchange:
             upstream.abort()
 
     def _finish(self, status: int, *, served: bool = True) -> None:
-        self._over = True
-        self._relay = None
+        self.over, self._relay = True, None
         now = monotonic()
-        self.model.stats.finished(status, now - self._arrived)
-        self.model.leave(self)
+        self.model.leave(self, self._finished(status, now))
         effects = self.model.queue.left(self, now, served=served)
         self.client.finished()
         carry_out(effects, now)
+
+    def _finished(self, status: int, now: float) -> Finished:
+        seconds = now - self._arrived
+        t_in, t_out = (self._usage.tokens_in, self._usage.tokens_out) if self._usage else (None, None)
+        ttft = self._first_seen - self._arrived if self._first_seen else None
+        kept = self._arrived, self.model.name, self.replica, status, t_in, t_out
+        return Finished(*kept, self._waited if self._sent else seconds, ttft, seconds)

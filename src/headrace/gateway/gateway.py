@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from time import monotonic, time
@@ -10,22 +10,25 @@ from time import monotonic, time
 from starlette.types import ASGIApp
 
 from headrace.errors import HeadraceError
+from headrace.gateway.accounts import Account, Charge
 from headrace.gateway.asgi import Call
+from headrace.gateway.asking import asked
 from headrace.gateway.exchange import Exchange
-from headrace.gateway.http import Request, RequestHead, host_is_loopback, origin_allowed
+from headrace.gateway.http import Request, RequestHead
+from headrace.gateway.judging import judge
+from headrace.gateway.keys import Keys, allowed
 from headrace.gateway.openai import Ask, Refusal, peek
-from headrace.gateway.paths import SERVED, Route, find
+from headrace.gateway.paths import Route
 from headrace.gateway.reading import HeadMemo
 from headrace.gateway.served import ServedModel
 from headrace.gateway.wire import Client
-from headrace.traffic import Endpoint, Load, ModelStatus
+from headrace.traffic import Endpoint, Finished, Load, ModelStatus
 
 TICK_SECONDS = 0.25
 """How often deadlines are looked at."""
 BUFFER_LIMIT = 512 * 1024 * 1024
 """Bytes of request bodies held at once for one model; past it requests are refused until some have left."""
 _BACKLOG = 4096
-_READ_ONLY = ("/health", "/ready", "/metrics", "/v1/models", "/v2/health/", "/admin/")
 _DOES = {
     "generate": ("generates text", "cannot generate text"),
     "embed": ("makes embeddings", "has no embeddings"),
@@ -82,8 +85,12 @@ class Gateway:
         self.clients: set[Client] = set()
         self.draining = False
         self.models = {status.model: ServedModel(status, limits.queue, limits.wait_seconds, self._loop) for status in statuses}
+        self._retired: dict[str, ServedModel] = {}
+        """Models that are served no more, while requests for them are still under way."""
         self.names = self._named()
         """Every name that clients may ask for, with its model."""
+        self.keys: Keys | None = None
+        """Who may use it; None asks nobody for a key. May be replaced at any time."""
         self.now = monotonic  # not the loop's: uvloop's clock stands still within a round
         self.soon = self._loop.call_soon
 
@@ -103,11 +110,31 @@ class Gateway:
         return address[0], address[1]
 
     def update(self, statuses: Iterable[ModelStatus], endpoints: Sequence[Endpoint]) -> None:
-        """What control knows now of all models and of all replicas that may be used."""
+        """What control knows now of models and of all their replicas that may be used; a model that is served no more is none."""
+        by_model: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            by_model.setdefault(endpoint.model, []).append(endpoint)
         for status in statuses:
-            own = [endpoint for endpoint in endpoints if endpoint.model == status.model]
-            self.models[status.model].update(status, own)
+            if (model := self.models.get(status.model)) is not None:
+                model.update(status, by_model.get(status.model, []))
         self.names = self._named()
+
+    def replace(self, limits: Limits, statuses: Iterable[ModelStatus], aliases: Mapping[str, str]) -> None:
+        """Other limits, models and names from now on. Models that stay keep their requests, replicas and counts; those that go
+        answer what they have and take nothing new. Clients that are connected keep their limits on bodies.
+        """
+        wanted = {status.model: status for status in statuses}
+        self._limits, self._aliases, self.body_limit = limits, dict(aliases), limits.body_bytes
+        for name in [name for name in self.models if name not in wanted]:
+            self._retired[name] = self.models.pop(name)
+        for name, status in wanted.items():
+            model = self.models.get(name) or self._retired.pop(name, None)
+            if model is None:
+                model = ServedModel(status, limits.queue, limits.wait_seconds, self._loop)
+            model.queue.limited(limits.queue, limits.wait_seconds)
+            self.models[name] = model
+        self.names = self._named()
+        self._forget_retired()
 
     def _named(self) -> dict[str, ServedModel]:
         aliases = {alias: self.models[name] for alias, name in self._aliases.items()}
@@ -117,6 +144,23 @@ class Gateway:
     def loads(self) -> dict[str, Load]:
         """What was counted, by model."""
         return {name: model.load() for name, model in self.models.items()}
+
+    def suspects(self) -> dict[str, frozenset[str]]:
+        """Replicas that took no connection since the last update, by model."""
+        return {name: model.suspects for name, model in self.models.items() if model.suspects}
+
+    def finished(self) -> list[Finished]:
+        """The requests that are over since it was asked last."""
+        found = []
+        for model in self.models.values():
+            while model.finished:
+                found.append(model.finished.popleft())
+        return found
+
+    def when_needed(self, look: Callable[[], None]) -> None:
+        """`look` is called when control should look at once (see `ServedModel.needed`)."""
+        for model in self.models.values():
+            model.needed = look
 
     async def drain(self, seconds: float) -> int:
         """Stop accepting connections and wait, at most `seconds`, until every request is answered. Returns how many were not."""
@@ -138,7 +182,7 @@ class Gateway:
         if self._timer is not None:
             self._timer.cancel()
         stopped = Refusal(503, "Headrace was stopped before the answer was complete.", "stopped", "server_error")
-        for model in self.models.values():
+        for model in (*self.models.values(), *self._retired.values()):
             for exchange in list(model.exchanges):
                 exchange.refuse_or_break(stopped)
             for pool in model.pools.values():
@@ -149,34 +193,25 @@ class Gateway:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
         now = self.now()
-        for model in self.models.values():
+        for model in (*self.models.values(), *self._retired.values()):
             model.tick(now)
+        if self._retired:
+            self._forget_retired()
         for client in list(self.clients):
             client.tick(now)
+
+    def _forget_retired(self) -> None:
+        for name in [name for name, model in self._retired.items() if not model.exchanges]:
+            for pool in self._retired.pop(name).pools.values():
+                pool.close()
 
     # ---- requests
 
     def judge(self, head: RequestHead) -> Refusal | None:
-        """What can be said of a request by its head: wrong method on the data path, or a page that may not be here."""
-        method, path, headers, route = head.method, head.path, head.headers, head.route
-        if head.preflight:
-            return _judge_preflight(head)
-        if route is not None:
-            if method not in route.methods:
-                allow = ", ".join(route.methods)
-                return Refusal(405, f"{path} is served with {allow}, not {method}.", "method_not_allowed", allow=allow)
-            # A page that rebinds its own name to 127.0.0.1 sends no Origin with what only reads.
-            local = method == "POST" or host_is_loopback(headers)
-            if not self._trusted and not (local and origin_allowed(headers)):
-                return Refusal(403, "Pages of other origins may not use this gateway.", "origin_refused", "permission_error")
-        elif not self._trusted and not (host_is_loopback(headers) and origin_allowed(headers)):
-            message = "Only loopback names such as localhost may be used to reach this part of the gateway."
-            return Refusal(403, message, "host_refused", "permission_error")
-        elif method not in ("GET", "HEAD"):
-            if path.startswith(_READ_ONLY):
-                return Refusal(405, f"{path} is served with GET, not {method}.", "method_not_allowed", allow="GET, HEAD")
-            return nothing_at(path)
-        return None
+        """What can be said of a request by its head: no key, a wrong method, or a page that may not be here."""
+        if self.keys is None:
+            return judge(head, trusted=self._trusted)
+        return self.keys.judge(head) or judge(head, trusted=True)  # no page has a key unless its user gave it one
 
     def admit(self, client: Client) -> bool:
         """Whether there is room for one more connection; it is among `clients` until it is closed, either way."""
@@ -195,24 +230,50 @@ class Gateway:
         """Answer a request, now or later: `client.finished` is called exactly once."""
         route = request.head.route
         request_id = self.request_id(request.head)
+        keys, charge = self.keys, None
+        if keys is not None and (refused := keys.judge(request.head)):  # a head that was known before the keys changed
+            client.refuse(refused, request_id)
+            client.finished()
+            return
         if route is None or (route.model and self._answers(route)):
             Call(client, request, request_id, self._app, self._loop).start()
             return
         try:
-            ask = Ask(route.model, route.kind == "generate_stream", 1, {}, True) if route.model else peek(route, request.body)
-            model = self._model(ask, route)
+            if route.model:
+                ask = Ask(route.model, route.kind == "generate_stream", 1, {}, True)
+            else:
+                ask = asked(request) if route.special else peek(route, request.body)
+            if keys is None:
+                model = self._model(ask, route)
+            else:
+                model, charge = self._charged(client, request, ask, route, keys)
         except Refusal as refusal:
             client.refuse(refusal, request_id)
             client.finished()
             return
-        Exchange(client, request, request_id, model, ask, self._loop).start()
+        Exchange(client, request, request_id, model, ask, self._loop).start(charge)
+
+    def _charged(self, client: Client, request: Request, ask: Ask, route: Route, keys: Keys) -> tuple[ServedModel, Charge]:
+        """The model asked for and what the key is charged, when it may use the model and has something left. Raises Refusal."""
+        account, now = keys.account(request.head), self.now()
+        assert account is not None  # `judge` has seen to it
+        if (model := self.names.get(ask.model)) is None or not allowed(account, ask.model, model.name, model.also):
+            raise self.unknown(ask.model, account)
+        model = self._model(ask, route)
+        try:
+            charge = account.charge(ask, request.body, model.status.context, generates=route.task == "generate", now=now)
+        except Refusal:
+            client.told = account.told(now)  # the model had no part in it: its counts, which scale it, are left alone
+            raise
+        client.told = account.told(now)
+        return model, charge
 
     def _answers(self, route: Route) -> bool:
         """Whether the gateway knows the answer: it knows which models are ready, but not which of one repository's are."""
         if route.kind != "ready":
             return False
         model = self.names.get(route.model)
-        return model is None or model.status.phase != "ready" or route.model not in model.also
+        return model is None or model.status.phase != "ready" or route.model not in model.also  # asleep: nobody else could say
 
     def _model(self, ask: Ask, route: Route) -> ServedModel:
         """The model asked for, when it is one that can do this. Raises Refusal."""
@@ -223,10 +284,10 @@ class Gateway:
         if status.task != route.task and not _can(model, route):
             raise self._wrong_task(ask.model, model, route)
         if status.phase == "failed":
-            model.stats.finished(503, 0.0)
+            model.refused(503)
             raise model.unavailable()
         if model.held_bytes > BUFFER_LIMIT:
-            model.stats.finished(429, 0.0)
+            model.refused(429)
             message = f'Requests for model "{model.name}" hold {model.held_bytes:,} bytes, as many as are kept. Try again.'
             raise Refusal(429, message, "too_much_waiting", "rate_limit_error", retry_after=model.queue.retry_after())
         return model
@@ -239,25 +300,18 @@ class Gateway:
         message += f"Models that can: {', '.join(able)}." if able else "No model here can."
         return Refusal(400, message, "wrong_task", param="model")
 
-    def unknown(self, name: str) -> Refusal:
-        """The answer to a name that is none here."""
-        names = sorted(self.names)
+    def visible(self, account: Account | None) -> dict[str, ServedModel]:
+        """Every name that may be asked for with a key, or without keys."""
+        return {name: model for name, model in self.names.items() if allowed(account, name, model.name, model.also)}
+
+    def unknown(self, name: str, account: Account | None = None) -> Refusal:
+        """The answer to a name that is none here, or none for this key: which of them is not said."""
+        names = sorted(self.visible(account))
         near = get_close_matches(name, names, 1)
         hint = f' Did you mean "{near[0]}"?' if near else ""
-        message = f'The model "{name[:200]}" does not exist here.{hint} Models: {", ".join(names[:50])}.'
+        missing = "does not exist here" + (", or this key may not use it" if account is not None else "")
+        message = f'The model "{name[:200]}" {missing}.{hint} Models: {", ".join(names[:50]) or "none"}.'
         return Refusal(404, message, "model_not_found", param="model")
-
-
-def nothing_at(path: str) -> Refusal:
-    """The answer to a path that is not served."""
-    return Refusal(404, f"There is nothing at {path[:200]}. Served are {SERVED}.", "not_found", "not_found_error")
-
-
-def _judge_preflight(head: RequestHead) -> Refusal | None:
-    asked = head.known[b"access-control-request-method"].decode("latin-1")
-    if not head.cors:
-        return Refusal(403, "Pages of other origins may not use this gateway.", "origin_refused", "permission_error")
-    return None if head.path.startswith("/v1/models") or find(asked, head.path) else nothing_at(head.path)
 
 
 def _can(model: ServedModel, route: Route) -> bool:
@@ -265,7 +319,7 @@ def _can(model: ServedModel, route: Route) -> bool:
     if route.task is None or model.status.task in (None, route.task):
         return True
     known = any(pool.endpoint.speaks in route.known_by for pool in model.pools.values())
-    return route.kind == "infer" and (known or (not model.pools and model.status.phase == "loading"))
+    return route.kind == "infer" and (known or (not model.pools and model.is_away))
 
 
 def _sane(request_id: bytes) -> bool:

@@ -1,12 +1,13 @@
 """The gateway's counters as Prometheus metrics: names, units and help in one table."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 
+from headrace.gateway.accounts import Account
 from headrace.gateway.served import ServedModel
 from headrace.gateway.stats import Histogram
 from headrace.targets.base import Replica, State
@@ -27,6 +28,7 @@ class Name:
 NAMES = (
     Name("headrace_requests_total", "counter", ("model", "status"), "Finished requests; status 499: the client left."),
     Name("headrace_retries_total", "counter", ("model",), "Times a request was sent again because a replica failed it."),
+    Name("headrace_resumed_streams_total", "counter", ("model",), "Broken streams that another replica went on with."),
     Name("headrace_client_disconnects_total", "counter", ("model",), "Requests whose client left before the end."),
     Name("headrace_prompt_tokens_total", "counter", ("model",), "Tokens in, as the engine counted them."),
     Name("headrace_generated_tokens_total", "counter", ("model",), "Tokens out; estimated for streams without usage."),
@@ -48,9 +50,34 @@ NAMES = (
         ("model",),
         "From a request's last byte until it is with an engine, queueing excluded.",
     ),
+    Name(
+        "headrace_prompt_blocks_total",
+        "counter",
+        ("model",),
+        "Blocks of 512 bytes of prompts that were sent to one of several replicas.",
+    ),
+    Name(
+        "headrace_prompt_blocks_matched_total",
+        "counter",
+        ("model",),
+        "Of these, the ones that the replica was sent before and should have cached.",
+    ),
     Name("headrace_replica_state", "gauge", ("model", "replica", "state"), "1 for the state that the replica is in."),
     Name("headrace_replica_restarts_total", "counter", ("model", "replica"), "Starts after the first."),
     Name("headrace_replica_memory_bytes", "gauge", ("model", "replica"), "Resident memory of the replica's processes."),
+    Name("headrace_replicas_wanted", "gauge", ("model",), "Replicas that there shall be, of models that follow the load."),
+    Name(
+        "headrace_scaling_decisions_total",
+        "counter",
+        ("model", "move"),
+        "Changes of their number: wake, up, down, sleep; evicted and blocked where memory is short.",
+    ),
+    Name("headrace_key_requests_total", "counter", ("key", "status"), "Finished requests by key, where keys are asked for."),
+    Name("headrace_key_refused_total", "counter", ("key", "limit"), "Refused by a limit: requests, tokens, concurrent, budget."),
+    Name(
+        "headrace_key_tokens_total", "counter", ("key", "direction"), "Tokens in and out; estimated where the engine says none."
+    ),
+    Name("headrace_key_in_flight_requests", "gauge", ("key",), "Requests that wait or are answered."),
     Name("headrace_client_connections", "gauge", (), "Open connections of clients."),
 )
 """Every metric of /metrics."""
@@ -63,6 +90,11 @@ class Snapshot:
     models: Mapping[str, ServedModel]
     replicas: Iterable[Replica]
     connections: int
+    moves: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Scaling decisions by model and move."""
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    """What keys took; as many as the operator made."""
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, as prometheus_client wants them."""
@@ -78,6 +110,11 @@ class Snapshot:
         for replica in self.replicas:
             for metric, labels, value in _of_replica(replica):
                 rows.setdefault("headrace_replica_" + metric, []).append(((replica.model, replica.name, *labels), value))
+        for name, account in self.accounts.items():
+            for metric, labels, value in _of_account(account):
+                rows.setdefault("headrace_key_" + metric, []).append(((name, *labels), value))
+        rows["headrace_scaling_decisions_total"] = [(labels, count) for labels, count in sorted(self.moves.items())]
+        rows["headrace_replicas_wanted"] = [((model,), count) for model, count in sorted(self.wanted.items())]
         rows["headrace_client_connections"] = [((), self.connections)]
         return rows
 
@@ -94,9 +131,12 @@ def _of_model(model: ServedModel) -> Iterator[tuple[str, tuple[str, ...], float 
     for replica, running in sorted(queue.running.items()):
         yield "in_flight_requests", (replica,), running
     yield "retries_total", (), stats.retries
+    yield "resumed_streams_total", (), stats.resumed
     yield "client_disconnects_total", (), stats.disconnects
     yield "prompt_tokens_total", (), stats.tokens_in
     yield "generated_tokens_total", (), stats.tokens_out
+    yield "prompt_blocks_total", (), queue.routing.blocks
+    yield "prompt_blocks_matched_total", (), queue.routing.matched
     yield "queue_depth", (), len(queue)
     yield "slots", (), queue.capacity
     yield "request_seconds", (), stats.duration
@@ -104,6 +144,16 @@ def _of_model(model: ServedModel) -> Iterator[tuple[str, tuple[str, ...], float 
     yield "time_to_first_token_seconds", (), stats.ttft
     yield "time_per_output_token_seconds", (), stats.tpot
     yield "gateway_overhead_seconds", (), stats.overhead
+
+
+def _of_account(account: Account) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    for status, count in sorted(account.statuses.items()):
+        yield "requests_total", (str(status),), count
+    for limit, count in sorted(account.refused.items()):
+        yield "refused_total", (limit,), count
+    yield "tokens_total", ("in",), account.tokens_in
+    yield "tokens_total", ("out",), account.tokens_out
+    yield "in_flight_requests", (), account.running
 
 
 def _of_replica(replica: Replica) -> Iterator[tuple[str, tuple[str, ...], float]]:

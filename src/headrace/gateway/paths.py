@@ -1,7 +1,7 @@
 """Which paths are the data path: what each is for, where it names its model, and which engines understand it as it is.
 
-OpenAI's paths name the model in the body. Those of the Open Inference Protocol (KServe V2 and V1, and Triton's extensions of
-it) name it in the path, and so do those of plain servers: their bodies are nobody's business here.
+OpenAI's paths and Anthropic's name the model in the body. Those of the Open Inference Protocol (KServe V2 and V1, and Triton's
+extensions of it) name it in the path, and so do those of plain servers: their bodies are nobody's business here.
 """
 
 import re
@@ -13,8 +13,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from headrace.traffic import Speaks, Task
 
 Kind = Literal[
-    "chat", "completions", "embeddings", "rerank", "infer", "generate", "generate_stream", "about", "ready", "predict", "upstream"
-]
+    "chat", "completions", "embeddings", "rerank", "infer", "generate", "generate_stream", "about", "ready", "predict",
+    "upstream", "messages", "responses", "count", "tokens", "form", "speech",
+]  # fmt: skip
 
 _OPENAI: frozenset[Speaks] = frozenset(("openai", "tgi"))  # TGI's chat and completions are OpenAI's
 _TENSORS: frozenset[Speaks] = frozenset(("v2", "generate"))
@@ -43,6 +44,12 @@ class Route:
     """A stream ends with [DONE]."""
     safe: bool = True
     """May be sent again although an engine may have begun it."""
+    special: bool = False
+    """More of the body is read than its top level, or it is no JSON (see `asking.py`)."""
+    optional: bool = False
+    """Not every engine that speaks one of these has it: its 404 says that."""
+    errors: Literal["openai", "anthropic", "responses"] = "openai"
+    """How errors are put (see `envelope.py`), but for `plain_errors`; `responses` differs in streams only."""
     target: bytes = b""
     """The path at engines; empty: as it was asked for."""
     model: str = ""
@@ -72,6 +79,20 @@ ROUTES: Mapping[str, Route] = {
         ("/v1/rerank", "/rerank", "/v2/rerank"),
         Route("rerank", "rerank", needs=("query", "documents"), plain=_OPENAI, target=b"/v1/rerank"),
     ),
+    # Other protocols, by way of a chat: the same for all engines, whatever they have of these themselves.
+    "/v1/messages": Route("messages", "generate", needs=("messages", "max_tokens"), special=True, errors="anthropic"),
+    "/v1/responses": Route("responses", "generate", needs=("input",), special=True, errors="responses"),
+    # What only the engine knows, in its own words.
+    "/v1/messages/count_tokens": Route(
+        "count", "generate", needs=("messages",), plain=frozenset(("openai",)), optional=True, errors="anthropic"
+    ),
+    "/tokenize": Route("tokens", None, plain=_OPENAI, special=True, optional=True),
+    "/detokenize": Route("tokens", None, needs=("tokens",), may_be_empty=True, plain=_OPENAI, optional=True),
+    "/v1/audio/speech": Route("speech", None, needs=("input",), plain=frozenset(("openai",)), optional=True),
+    **dict.fromkeys(
+        ("/v1/audio/transcriptions", "/v1/audio/translations"),
+        Route("form", None, known_by=frozenset(("openai",)), special=True, optional=True),
+    ),
 }
 """Paths whose requests name the model in their body."""
 
@@ -91,7 +112,8 @@ _V1 = re.compile(r"/v1/models/(.+):predict")
 _PASSED = re.compile(r"/upstream/([^/]+)(/.*)?", re.DOTALL)
 
 SERVED = (
-    "/v1/chat/completions, /v1/completions, /v1/embeddings, /v1/rerank, /v1/models, /v1/models/NAME:predict, "
+    "/v1/chat/completions, /v1/completions, /v1/responses, /v1/messages (and /count_tokens), /v1/embeddings, /v1/rerank, "
+    "/v1/audio/… (transcriptions, translations, speech), /tokenize, /detokenize, /v1/models, /v1/models/NAME:predict, "
     "/v2/models/NAME/infer (and /generate, /generate_stream, /config, /ready, /stats), /upstream/NAME/…"
 )
 """For whoever asked for something else."""

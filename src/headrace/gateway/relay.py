@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from headrace.gateway.engine_errors import engine_error, first_event_error, may_be_error
+from headrace.gateway.engine_errors import engine_error, first_event_error, lacking, may_be_error
 from headrace.gateway.fold import BrokenStream, Fold
 from headrace.gateway.http import CHUNKED, LAST_CHUNK, BrokenAnswer, Chunks, ResponseHead, chunk, contents, response_head
 from headrace.gateway.openai import Usage, usage_in
@@ -266,6 +266,8 @@ class Failing:
 
     def settle(self) -> None:
         refusal = engine_error(self._head.status, self._body, self._head.retry_after)
+        if self._exchange.route.optional and self._head.status in (404, 405, 501):
+            refusal = lacking(refusal, self._exchange.request.head.path, self._exchange.ask.model)
         refusal.elsewhere = refusal.elsewhere and not self._head.never_again
         self._exchange.failed(refusal)
 

@@ -1,5 +1,6 @@
 """What the gateway itself writes into a stream: its head, its events, what it waits for, that it broke off, its end."""
 
+import math
 from typing import TYPE_CHECKING
 
 from headrace.gateway.http import CHUNKED, LAST_CHUNK, chunk, response_head
@@ -8,6 +9,7 @@ from headrace.units import show_duration
 if TYPE_CHECKING:
     from headrace.gateway.exchange import Exchange
 
+_LONGEST_LINE = 300
 _STATUS = b"HTTP/1.1 200 OK\r\n"
 _LINES = b"Content-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 
@@ -37,7 +39,11 @@ def framed(exchange: "Exchange", events: bytes) -> bytes:
 
 def progress(exchange: "Exchange", waited: float) -> None:
     """Say in a comment line, which clients skip, what the stream waits for."""
-    write_events(exchange, f": {exchange.model.name} is loading, waited {show_duration(waited)}\n\n".encode())
+    model = exchange.model
+    left = model.status.ready_in
+    expected = f", ready in about {show_duration(math.ceil(left))}" if left else ""
+    line = f"{model.name} is {model.status.phase}, waited {show_duration(waited)}{expected}; {model.status.reason}"
+    write_events(exchange, f": {' '.join(line.split())[:_LONGEST_LINE]}\n\n".encode())
 
 
 def close_stream(exchange: "Exchange") -> None:

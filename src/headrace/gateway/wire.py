@@ -4,6 +4,7 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+from headrace.gateway.envelope import envelope
 from headrace.gateway.http import CLOSE, Request, RequestHead, response_head
 from headrace.gateway.openai import Refusal
 from headrace.gateway.reading import Reader
@@ -55,6 +56,7 @@ class Client(asyncio.Protocol):
         "_phase",
         "_reader",
         "_work",
+        "told",
         "transport",
     )
 
@@ -70,6 +72,8 @@ class Client(asyncio.Protocol):
         self._paused_reading = False
         self._phase = "idle"
         self._deadline = 0.0
+        self.told = b""
+        """Header lines of the present answer that tell its client of the limits of its key."""
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
 
     # ---- the connection
@@ -204,11 +208,12 @@ class Client(asyncio.Protocol):
         lines = _JSON
         if refusal.retry_after is not None:
             lines += b"Retry-After: %d\r\n" % refusal.retry_after
+        if refusal.status == 401:
+            lines += b"WWW-Authenticate: Bearer\r\n"  # RFC 9110 11.6.1
         if refusal.allow is not None:
             lines += b"Allow: %s\r\n" % refusal.allow.encode()
         route = self._head.route if self._head is not None else None
-        plain = route is not None and route.plain_errors
-        self.respond(refusal.status, refusal.envelope(plain=plain), lines, request_id)
+        self.respond(refusal.status, envelope(refusal, route), lines, request_id)
 
     @property
     def own_lines(self) -> bytes:
@@ -216,7 +221,7 @@ class Client(asyncio.Protocol):
         if self._gateway.draining:
             self._close = True
         cors = self._head.cors if self._head is not None else b""
-        return CLOSE + cors if self._close else cors
+        return CLOSE + cors + self.told if self._close else cors + self.told
 
     def close_after(self) -> None:
         """The end of the connection is the end of this answer."""
@@ -225,6 +230,7 @@ class Client(asyncio.Protocol):
     def finished(self) -> None:
         """The answer is complete."""
         self._work = None
+        self.told = b""
         if self._close:
             self.transport.close()
             return

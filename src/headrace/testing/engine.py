@@ -37,6 +37,7 @@ def fake_engine(*flags: str, name: str = "fake", sockets: bool = True, grace: fl
         ready_path="/health",
         metrics_path="/metrics",
         folds=True,
+        continues="prefill",
         sockets=lambda placement: sockets,
         refuse=lambda facts, task: None,
         overhead=lambda facts, placement: 0,
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-seconds", type=float, default=0.0, help="time of one word")
     parser.add_argument("--load-seconds", type=float, default=0.0, help="how long it answers 503 first")
     parser.add_argument("--fault", help=f"of every request: {', '.join(FAULTS)}; with -once, of the first")
+    parser.add_argument("--fault-every", type=int, default=1, metavar="N", help="the fault is of every Nth request only")
     parser.add_argument("--exit-after", type=int, metavar="N", help="exit at health check N+1; 0: before serving")
     parser.add_argument("--exit-code", type=int, default=1, help="with --exit-after")
     parser.add_argument("--hang-after", type=int, metavar="N", help="answer nothing from health check N+1 on")
@@ -90,7 +92,9 @@ def _noise(size: int) -> None:
 
 async def _serve(asked: argparse.Namespace) -> None:
     address = f"unix:{asked.socket}" if asked.socket else f"http://127.0.0.1:{asked.port}"
-    settings = {name: getattr(asked, name) for name in ("model", "slots", "context", "tokens", "token_seconds", "fault")}
+    settings = {
+        name: getattr(asked, name) for name in ("model", "slots", "context", "tokens", "token_seconds", "fault", "fault_every")
+    }
     engine = FakeEngine(address, key=os.environ.pop("ENGINE_KEY", None), **settings)
     engine.on_health = Trouble(engine, asked.hang_after, asked.exit_after, asked.exit_code)
     async with engine:

@@ -53,6 +53,7 @@ class FakeEngine:
         dimensions: int = 8,
         key: str | None = None,
         fault: str | None = None,
+        fault_every: int = 1,
         gate_after: int = 0,
         once: set[str] | None = None,
     ) -> None:
@@ -66,6 +67,7 @@ class FakeEngine:
         self.received: deque[Received] = deque(maxlen=1000)
         self.connections = self.started = self.finished = self.aborted = 0
         self.running = self.max_running = self.waiting = self.tokens_in = self.tokens_out = 0
+        self.fault_every = fault_every
         self._once = set() if once is None else once
         self._free = asyncio.Semaphore(slots)
         self._closed = asyncio.Event()
@@ -205,7 +207,8 @@ class FakeEngine:
 
     def _fault(self, body: dict[str, Any]) -> str | None:
         asked = body.get("user")
-        fault = asked.removeprefix("fault:") if isinstance(asked, str) and asked.startswith("fault:") else self.fault
+        always = self.fault if self.started % self.fault_every == 0 else None
+        fault = asked.removeprefix("fault:") if isinstance(asked, str) and asked.startswith("fault:") else always
         if fault and fault.endswith("-once"):
             if fault in self._once:
                 return None

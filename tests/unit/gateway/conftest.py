@@ -34,6 +34,9 @@ class View:
 
     def __init__(self) -> None:
         self.replicas: Sequence[Replica] = ()
+        self.decisions: Sequence[tuple[float, str, str]] = ()
+        self.scaled: dict[tuple[str, str], int] = {}
+        self.wanted: dict[str, int] = {}
 
     def logs(self, replica: str, lines: int) -> list[str]:
         return [f"line {number} of {replica}" for number in range(3)][-lines:]
@@ -64,7 +67,7 @@ class World:
     ) -> None:
         self.statuses = {status.model: status for status in statuses}
         self.loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
-        admin = Admin(self.view, ALIASES)
+        self.admin = admin = Admin(self.view, ALIASES, self.view)
         self.gateway = Gateway(Limits(queue, wait, body), statuses, ALIASES, admin.app, trusted=trusted)
         admin.gateway = self.gateway
         self.host, self.port = await self.gateway.listen("127.0.0.1", 0)

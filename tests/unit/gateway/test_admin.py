@@ -1,11 +1,14 @@
 """What is not the data path: models, health, readiness, metrics, status, logs; who may reach it, and whether counts agree."""
 
+from hashlib import sha256
 from urllib.parse import unquote
 
 import pytest
 from openai.types import Model
 from prometheus_client.parser import text_string_to_metric_families
 
+from headrace.gateway.accounts import Key
+from headrace.gateway.keys import Keys
 from headrace.gateway.metrics import NAMES
 from headrace.targets.base import Replica, State
 
@@ -189,8 +192,11 @@ async def test_buckets_are_cumulative_and_end_in_the_count(world):
 async def test_every_metric_is_in_the_table_and_the_other_way_round(world):
     await world.engine()
     world.view.replicas = [replica(pid=1, restarts=2, memory_bytes=3)]
-    await world.ask(chat())
-    answer = await world.ask(get("/metrics"))
+    world.view.wanted, world.view.scaled = {"chat": 1}, {("chat", "up"): 2}
+    world.gateway.keys = Keys([Key("ops", sha256(b"secret-of-ops").digest(), admin=True, concurrent=1)])
+    world.gateway.keys.accounts["ops"].refused["requests"] = 1
+    await world.ask(chat("Authorization: Bearer secret-of-ops"))
+    answer = await world.ask(get("/metrics", "Authorization: Bearer secret-of-ops"))
     families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
     assert set(families) == {name.name.removesuffix("_total") for name in NAMES}
     for name in NAMES:

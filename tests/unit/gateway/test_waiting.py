@@ -322,3 +322,99 @@ async def test_a_model_that_is_not_control_yet_known_waits(world):
     await eventually(lambda: world.waiting == 1, "it waits")
     await world.engine()
     assert (await client.answer()).status == 200
+
+
+async def test_a_request_for_a_model_that_sleeps_wakes_it_and_is_answered(world):
+    looks = []
+    world.gateway.when_needed(lambda: looks.append(1))
+    world.tell(phase="asleep", reason="it starts when somebody asks")
+    client = await world.client()
+    await client.send(chat())
+    await eventually(lambda: looks, "control is told")
+    await world.engine()
+    world.tell(phase="ready", reason="")
+    assert (await client.answer()).status == 200
+
+
+async def test_a_request_for_a_model_that_is_ready_wakes_nobody(world):
+    looks = []
+    world.gateway.when_needed(lambda: looks.append(1))
+    await world.engine()
+    assert (await world.ask(chat())).status == 200
+    assert not looks
+
+
+async def test_control_is_told_when_a_replica_that_drains_has_answered_all(world):
+    looks = []
+    world.gateway.when_needed(lambda: looks.append(1))
+    gate = Gate()
+    await world.engine(gate)
+    client = await world.client()
+    await client.send(chat())
+    await eventually(lambda: world.running == 1, "it runs")
+    world.changes("chat-1", slots=0)
+    assert not looks
+    gate.let()
+    assert (await client.answer()).status == 200
+    await eventually(lambda: looks, "control is told")
+
+
+async def test_a_model_that_does_not_wake_in_time_says_when_it_should(world):
+    world.gateway.models["chat"].queue._wait = 0.3
+    world.tell(phase="asleep", reason="it waits for 3 GiB of memory", ready_in=41.2)
+    answer = await world.ask(chat())
+    assert answer.status == 503
+    assert answer.error["code"] == "model_loading"
+    assert "asleep and is being woken: it waits for 3 GiB of memory" in answer.error["message"]
+    assert answer.headers["retry-after"] == "42"
+
+
+async def test_a_stream_that_waits_for_a_model_that_sleeps_is_told_how_long(world, monkeypatch):
+    monkeypatch.setattr("headrace.gateway.exchange.PROGRESS_SECONDS", 0.1)
+    world.tell(phase="asleep", reason="it starts when somebody asks", ready_in=7.5)
+    client = await world.client()
+    await client.send(chat(stream=True))
+    (exchange,) = await _exchanges(world)
+    await eventually(lambda: exchange.opened, "the stream is opened")
+    await world.engine()
+    world.tell(phase="ready", reason="")
+    answer = await client.answer()
+    assert answer.body.startswith(b": chat is asleep, waited ")
+    assert b", ready in about 8s; it starts when somebody asks" in answer.body
+    assert answer.events[-1] == b"[DONE]"
+
+
+async def test_a_model_that_sleeps_counts_as_ready_for_whoever_asks(world):
+    await world.engine(name="v", model="vectors")
+    world.tell(phase="asleep")
+    assert (await world.ask(get("/ready"))).status == 200
+    assert (await world.ask(get("/v2/models/chat/ready"))).status == 200
+    world.tell(phase="loading")
+    assert (await world.ask(get("/ready"))).status == 503
+
+
+async def test_what_is_over_is_told_once_without_a_word_of_it(world):
+    await world.engine()
+    await world.ask(chat())
+    world.tell(phase="failed", reason="gone")
+    await world.ask(chat())
+    first, second = world.gateway.finished()
+    assert (first.model, first.replica, first.status) == ("chat", "chat-1", 200)
+    assert first.tokens_out
+    assert 0 <= first.waited <= first.seconds
+    assert first.ttft is not None
+    assert first.ttft <= first.seconds
+    assert (second.status, second.replica, second.tokens_in) == (503, "", None)
+    assert world.gateway.finished() == []
+    assert world.gateway.models["chat"].load().arrived == 2
+
+
+async def test_scaling_decisions_are_shown_newest_last_by_model(world):
+    now = world.gateway.now()
+    world.view.decisions = [(now - 9, "chat", "chat 0 → 1 replicas"), (now - 1, "vectors", "vectors 1 → 0 replicas")]
+    both = (await world.ask(get("/admin/decisions"))).json["decisions"]
+    assert [row["decision"] for row in both] == ["chat 0 → 1 replicas", "vectors 1 → 0 replicas"]
+    assert both[0]["ago_seconds"] == pytest.approx(9, abs=5)
+    one = (await world.ask(get("/admin/decisions?model=gpt-4o"))).json["decisions"]
+    assert [row["model"] for row in one] == ["chat"]
+    assert (await world.ask(get("/admin/decisions?model=none"))).status == 404
