@@ -100,9 +100,7 @@ def test_any_name_that_is_spelled_in_a_path_is_found_again(name):
     assert target.count(b"/") == 4, "a name is one segment"
 
 
-@given(
-    st.text(alphabet=st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=60)
-)  # as heads have none
+@given(st.text(alphabet=st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=60))  # as heads have none
 def test_any_path_is_found_or_not(path):
     for start in ("", "/v2/models/", "/v1/models/", "/upstream/"):
         route = find("POST", start + path)

@@ -1,0 +1,199 @@
+"""A graduation as a state machine: (where it stands, what was seen, now) → where it stands next, with the reason in a sentence.
+
+    starting → comparing → shifting 1, 10, 50, 100 % → locking → draining → done
+        └──────────┴──────────────┴──────────────────────┴→ rolling back → rolled back
+
+Until the lock is written the old replicas stay, whatever happens: rolling back takes the new ones away. From then on the new
+ones stay, and the old ones go once new ones are ready. What runs therefore follows from the state alone.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from headrace.errors import UsageError
+from headrace.units import show_duration
+
+Phase = Literal["planning", "starting", "comparing", "shifting", "locking", "draining", "done", "rolling back", "rolled back"]
+STEPS = (1, 10, 50, 100)
+START_SECONDS = 900.0
+"""The longest start, weights to convert included."""
+OLD_SECONDS = 60.0
+"""How long the new one waits for the old one to be ready, which may have been asleep: to compare with it."""
+LEAST_SECONDS = 3.0
+"""The shortest step."""
+MOST_PATIENCE = 7 * 86_400.0
+OVER: tuple[Phase, ...] = ("done", "rolled back")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How traffic is shifted. A step ends after so many `answers` of the new replicas, or when `patience_seconds` did not bring
+    as many.
+    """
+
+    steps: tuple[int, ...] = STEPS
+    """Percent of the conversations, rising to 100."""
+    answers: int = 20
+    patience_seconds: float = 120.0
+    slower: float = 1.3
+    """How many times as long the new may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What somebody asks for: a model on another engine, in another format or revision, or with another context."""
+
+    model: str
+    to: str
+    quantization: str | None = None
+    revision: str | None = None
+    context: int | None = None
+    prompts: tuple[str, ...] = ()
+    """To compare answers on; with none, made-up ones as long as those of late."""
+    rules: Rules = Rules()
+
+
+def checked(aim: Aim) -> Aim:
+    """The aim, if it can be followed. Raises UsageError."""
+    rules = aim.rules
+    if not rules.steps or any(not 0 < one <= 100 for one in rules.steps) or list(rules.steps) != sorted(set(rules.steps)):
+        raise UsageError(f"The steps {', '.join(map(str, rules.steps))} do not rise between 1 and 100.")
+    if rules.steps[-1] != 100:
+        raise UsageError(f"The steps end at {rules.steps[-1]} %, and a graduation at 100.", "Add it: --steps 1,10,50,100")
+    if rules.answers < 1 or not 0 < rules.patience_seconds <= MOST_PATIENCE or not 1 <= rules.slower <= 100:
+        raise UsageError("answers is at least 1, patience above 0 and at most 7 days, slower between 1 and 100.")
+    if aim.context is not None and aim.context < 16:
+        raise UsageError(f"A context of {aim.context} tokens holds nothing.")
+    return aim
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a graduation stands, since when (monotonic seconds), and why."""
+
+    phase: Phase
+    since: float
+    reason: str = ""
+    step: int = 0
+    """Which step of the rules, when shifting."""
+
+    @property
+    def over(self) -> bool:
+        return self.phase in OVER
+
+    @property
+    def keeps_old(self) -> bool:
+        """Whether the old replicas are wanted."""
+        return self.phase not in ("draining", "done")
+
+    @property
+    def wants_new(self) -> bool:
+        """Whether the new replicas are wanted."""
+        return self.phase not in ("planning", "rolling back", "rolled back")
+
+    def share(self, rules: Rules) -> float:
+        """The part of the conversations that goes to the new replicas, 0 to 1."""
+        if self.phase == "shifting":
+            return rules.steps[self.step] / 100
+        return 1.0 if self.phase in ("locking", "draining", "done") else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is so now. Texts are empty where there is nothing to say; None is not known yet."""
+
+    new_wanted: int = 1
+    new_ready: int = 0
+    new_there: int = 0
+    """New replicas in memory, in whatever state."""
+    old_there: int = 0
+    old_ready: int = 1
+    broken: str = ""
+    """Why a new replica failed."""
+    failures: int = 0
+    """How often one did in a row."""
+    compared: str | None = None
+    """Why the comparison is no good."""
+    remark: str = ""
+    """What the comparison showed."""
+    answers: int = 0
+    """Of the new ones, in this step."""
+    breach: str = ""
+    """Which guard is broken."""
+    locked: str | None = None
+    """Why the lock could not be written."""
+    abort: str = ""
+    """Who asked to go back."""
+
+
+def step(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standing:
+    """Where it stands next; the same value when nothing changes."""
+    if standing.over:
+        return standing
+    if standing.phase == "rolling back":
+        return standing if seen.new_there else _to("rolled back", now, standing.reason)
+    if standing.phase == "draining":
+        gone = not seen.old_there and seen.new_ready >= seen.new_wanted
+        return _to("done", now, "the old replicas have answered all they had and are gone") if gone else standing
+    if why := _stop(standing, seen, now):
+        return _to("rolling back", now, why)
+    return _onward(standing, seen, rules, now)
+
+
+def _stop(standing: Standing, seen: Seen, now: float) -> str:
+    """Why it must not go on; empty when it may."""
+    if standing.phase == "locking" and seen.locked == "":
+        return ""  # it is written: there is no way back by now
+    if seen.abort:
+        return seen.abort
+    if standing.phase in ("comparing", "shifting", "locking") and seen.broken:
+        return seen.broken
+    if standing.phase == "starting":
+        if seen.broken and seen.failures > 1:
+            return f"it does not start: {seen.broken}"
+        return f"it was not ready after {show_duration(START_SECONDS)}" if now - standing.since >= START_SECONDS else ""
+    if standing.phase == "comparing":
+        return seen.compared or ""
+    if standing.phase == "locking":
+        return f"the lock cannot be written: {seen.locked}" if seen.locked else ""
+    return seen.breach
+
+
+def _onward(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standing:
+    old_is_there = seen.old_ready or now - standing.since >= OLD_SECONDS
+    if standing.phase == "starting" and seen.new_ready >= seen.new_wanted and old_is_there:
+        return _to("comparing", now, f"{_ready(seen.new_ready)} and warm after {show_duration(now - standing.since)}")
+    if standing.phase == "comparing" and seen.compared == "":
+        return Standing("shifting", now, _shifted(rules, 0, seen.remark))
+    if standing.phase == "shifting" and (why := _passed(standing, seen, rules, now)):
+        if standing.step + 1 < len(rules.steps):
+            return replace(standing, step=standing.step + 1, since=now, reason=_shifted(rules, standing.step + 1, why))
+        return _to("locking", now, f"all of the traffic, and no guard broken: {why}")
+    if standing.phase == "locking" and seen.locked == "":
+        return _to("draining", now, "the decision is written: the next start runs the new one")
+    return standing
+
+
+def _passed(standing: Standing, seen: Seen, rules: Rules, now: float) -> str:
+    """Why the step is over; empty while it is not."""
+    took = now - standing.since
+    if seen.new_ready < seen.new_wanted:
+        return ""
+    if seen.answers >= rules.answers and took >= min(LEAST_SECONDS, rules.patience_seconds):
+        return f"{seen.answers} answers in {show_duration(took)} without a breach"
+    if took >= rules.patience_seconds:
+        answers = "1 answer" if seen.answers == 1 else f"{seen.answers} answers"
+        return f"only {answers} in {show_duration(took)}: nothing speaks against it, and little for it"
+    return ""
+
+
+def _shifted(rules: Rules, step: int, why: str) -> str:
+    return f"{rules.steps[step]} % of the conversations go to it: {why}"
+
+
+def _ready(count: int) -> str:
+    return "the new replica is ready" if count == 1 else f"{count} new replicas are ready"
+
+
+def _to(phase: Phase, now: float, reason: str) -> Standing:
+    return Standing(phase, now, reason)

@@ -1,0 +1,130 @@
+"""The state machine: whatever is seen in whatever order, it ends in old or new, and never are both taken away."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headrace.control.graduation import OVER, Aim, Rules, Seen, Standing, checked, step
+from headrace.errors import UsageError
+
+RULES = Rules(answers=5, patience_seconds=50.0)
+TEXT = st.sampled_from(["", "", "", "why"])
+SEEN = st.builds(
+    Seen,
+    new_wanted=st.just(1),
+    new_ready=st.integers(0, 1),
+    new_there=st.integers(0, 1),
+    old_there=st.integers(0, 1),
+    old_ready=st.integers(0, 1),
+    broken=TEXT,
+    failures=st.integers(0, 3),
+    compared=st.one_of(st.none(), TEXT),
+    answers=st.integers(0, 9),
+    breach=TEXT,
+    locked=st.one_of(st.none(), TEXT),
+    abort=TEXT,
+)
+FINE = Seen(new_ready=1, new_there=1, old_there=1, compared="", answers=9, locked="")
+
+
+def driven(sights: list[Seen]) -> list[Standing]:
+    """Where it stood, 5 seconds apart."""
+    stands = [Standing("starting", 0.0)]
+    for number, seen in enumerate(sights, 1):
+        stands.append(step(stands[-1], seen, RULES, 5.0 * number))
+    return stands
+
+
+@given(st.lists(SEEN, max_size=60))
+def test_never_are_both_taken_away(sights: list[Seen]) -> None:
+    for standing in driven(sights):
+        assert standing.keeps_old or standing.wants_new
+        assert standing.share(RULES) == 0 or standing.wants_new, "traffic goes to what is kept"
+        assert standing.share(RULES) == 1 or standing.keeps_old
+
+
+@given(st.lists(SEEN, max_size=40))
+def test_it_ends_in_old_or_new_once_nothing_happens_any_more(sights: list[Seen]) -> None:
+    standing, now = driven(sights)[-1], 1000.0
+    quiet = Seen(new_ready=1, new_there=1, old_there=0, compared="", locked="")
+    for _ in range(20):
+        now += 60.0
+        gone = Seen() if standing.phase == "rolling back" else quiet
+        standing = step(standing, gone, RULES, now)
+    assert standing.phase in OVER
+
+
+@given(st.lists(SEEN, max_size=60))
+def test_the_old_go_only_after_the_lock_is_written(sights: list[Seen]) -> None:
+    written = False
+    for before, seen, after in zip(stands := driven(sights), sights, stands[1:], strict=False):
+        written = written or (before.phase == "locking" and seen.locked == "")
+        assert after.keeps_old or written
+
+
+@given(st.lists(SEEN, max_size=60))
+def test_what_is_over_stays_so_and_every_change_has_a_reason(sights: list[Seen]) -> None:
+    stands = driven(sights)
+    for before, after in pairwise(stands):
+        assert after is before or (after.reason and not before.over)
+
+
+def test_the_whole_way() -> None:
+    stands = driven([FINE] * 9 + [Seen(new_ready=1, new_there=1, locked="")])
+    way = [(one.phase, round(100 * one.share(RULES))) for one in stands]
+    assert way == [
+        ("starting", 0), ("comparing", 0), ("shifting", 1), ("shifting", 10), ("shifting", 50), ("shifting", 100),
+        ("locking", 100), ("draining", 100), ("draining", 100), ("draining", 100), ("done", 100),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", ["starting", "comparing", "shifting", "locking"])
+def test_asked_to_go_back_it_goes_back(phase: str) -> None:
+    standing = step(Standing(phase, 0.0), Seen(abort="asked", new_there=1), RULES, 1.0)  # type: ignore[arg-type]
+    assert (standing.phase, standing.reason) == ("rolling back", "asked")
+    assert step(standing, Seen(new_there=1), RULES, 2.0) is standing, "the new one still answers what it has"
+    assert step(standing, Seen(new_there=0), RULES, 3.0).phase == "rolled back"
+
+
+def test_one_failed_start_is_not_the_end_two_are() -> None:
+    starting = Standing("starting", 0.0)
+    assert step(starting, Seen(broken="it died", failures=1), RULES, 1.0) is starting
+    assert step(starting, Seen(broken="it died", failures=2), RULES, 1.0).phase == "rolling back"
+
+
+def test_it_waits_for_an_old_one_that_was_asleep_but_not_for_ever() -> None:
+    starting = Standing("starting", 0.0)
+    assert step(starting, Seen(new_ready=1, old_ready=0), RULES, 5.0) is starting
+    assert step(starting, Seen(new_ready=1, old_ready=1), RULES, 5.0).phase == "comparing"
+    assert step(starting, Seen(new_ready=1, old_ready=0), RULES, 60.0).phase == "comparing"
+
+
+def test_a_lock_that_is_written_is_the_point_of_no_return() -> None:
+    standing = step(Standing("locking", 0.0), Seen(locked="", abort="asked", breach="slow", broken="gone"), RULES, 1.0)
+    assert standing.phase == "draining"
+
+
+def test_a_step_without_traffic_says_so() -> None:
+    standing = step(Standing("shifting", 0.0), Seen(new_ready=1, answers=1), RULES, 51.0)
+    assert standing.step == 1
+    assert "only 1 answer in 51s: nothing speaks against it, and little for it" in standing.reason
+
+
+@pytest.mark.parametrize(
+    "aim",
+    [
+        Aim("chat", "vllm", rules=Rules(steps=())),
+        Aim("chat", "vllm", rules=Rules(steps=(1, 10))),
+        Aim("chat", "vllm", rules=Rules(steps=(10, 1, 100))),
+        Aim("chat", "vllm", rules=Rules(steps=(0, 100))),
+        Aim("chat", "vllm", rules=Rules(answers=0)),
+        Aim("chat", "vllm", rules=Rules(slower=0.5)),
+        Aim("chat", "vllm", rules=Rules(patience_seconds=float("nan"))),
+        Aim("chat", "vllm", context=1),
+    ],
+)
+def test_aims_that_cannot_be_followed(aim: Aim) -> None:
+    with pytest.raises(UsageError):
+        checked(aim)
