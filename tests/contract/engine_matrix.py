@@ -242,7 +242,7 @@ IN_WORDS = (
     "unknown_fields_are_ignored",
     "requests_beyond_the_slots_wait",
     "nothing_listens_beyond_this_machine",
-    "a_killed_engine_cuts_its_streams",
+    "a_stream_outlives_its_engine_or_says_so",
 )
 _DRAIN = "the fake takes requests on open connections until it ends; the real one was not seen"
 TGI = of_a_fake(

@@ -11,6 +11,7 @@ from headrace.errors import PlanError
 from headrace.facts.artifact import Artifact
 from headrace.facts.hardware import Machine
 from headrace.plan import intent
+from headrace.plan.base import Decision
 from headrace.plan.fleet import Member
 from headrace.plan.here import Here
 from headrace.plan.local_speed import Rates
@@ -114,8 +115,15 @@ def _on_cores(name: str, model: ModelSpec, known: Known, ground: Ground, spec: K
         source=known.source,
         weights_bytes=facts.weight_bytes,
         weights_image=spec.storage.images.get(name, ""),
-        decisions=tuple(d for d in planned.decisions if d.subject in ("engine", "context", "slots", "memory")),
+        decisions=tuple(_anywhere(d) for d in planned.decisions if d.subject in ("engine", "context", "slots", "memory")),
     )
+
+
+def _anywhere(decision: Decision) -> Decision:
+    """A decision without the memory that is free: which node it will be is the cluster's matter."""
+    if decision.subject != "memory":
+        return decision
+    return replace(decision, reason=decision.reason.partition(" of ")[0])
 
 
 def _labels(ground: Ground, spec: KubernetesSpec) -> Mapping[str, str]:
