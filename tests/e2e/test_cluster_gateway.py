@@ -304,7 +304,7 @@ async def _load(channel: Any, request: Any) -> int | None:
         (["missing.json"], 78, "missing.json cannot be read: No such file or directory. `headrace render` writes it."),
         (["gateway.json"], 64, "This is no pod: KUBERNETES_SERVICE_HOST is not set. Elsewhere run `kubectl proxy`"),
         (["gateway.json", "--api", "https://api:6443"], 64, "--api https://api:6443 is not http://127.0.0.1:PORT."),
-        (["gateway.json", "--listen", "0.0.0.0:8000"], 64, "Say --insecure when something else guards it"),
+        (["gateway.json", "--listen", "0.0.0.0:8000"], 64, "say --insecure when something else guards it"),
     ],
 )
 async def test_mistakes_of_a_newcomer_are_told_in_a_sentence(tmp_path: Path, arguments: list[str], code: int, says: str) -> None:
