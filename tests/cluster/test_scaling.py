@@ -32,7 +32,8 @@ def test_the_hpa_scales_our_deployment_and_apply_lets_it(user: User, tmp_path: P
     try:
         with user.plane.program("keda_adapter.py", *arguments, log=tmp_path / "keda.log"):
             until(lambda: replicas() == 0)
-            assert "chat: asleep" in user.types("why", "chat", "--cluster").out
+            # Not at once: pods of the test before may still have the only node, and the Job for the weights waits for it.
+            until(lambda: "chat: asleep" in user.types("why", "chat", "--cluster").out, 60)
             metric.write_text("1")
             until(lambda: replicas() == 1)
             metric.write_text("5000")
