@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 from headrace import foreground
 from headrace.control.follow import Follow, outside_slots
 from headrace.errors import UsageError
-from headrace.foreground import Stop, connections
+from headrace.foreground import Stop, connections, guarded
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
 from headrace.keys import Source
 from headrace.plan.plan import Plan
 from headrace.reload import Reloaded
-from headrace.spec.addresses import host_port
 from headrace.spec.gateway_file import GatewayFile, GatewayFileError
 from headrace.targets.base import Replica
 from headrace.targets.outside import Outside, Server
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 RELOAD_SECONDS = 1.0
 """How often the file is looked at. The kubelet takes up to a minute to bring a changed ConfigMap."""
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 log = logging.getLogger("headrace")
 
@@ -206,17 +204,9 @@ async def _drained(parts: InCluster, terminal: Terminal) -> None:
 
 
 def _address(options: Options, file: GatewayFile) -> tuple[str, int]:
-    listen = options.listen or file.gateway.listen
-    try:
-        host, port = host_port(listen)
-    except ValueError as error:
-        raise UsageError(f"--listen: {error}") from None
-    if host not in _LOOPBACK and not options.insecure and file.gateway.keys is None:
-        raise UsageError(
-            f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.",
-            "Name some in gateway.keys, or say --insecure when something else guards it, as a NetworkPolicy does.",
-        )
-    return host, port
+    way = "Name some in gateway.keys, or say --insecure when something else guards it, as a NetworkPolicy does."
+    keys = file.gateway.keys is not None
+    return guarded(options.listen or file.gateway.listen, way, keys=keys, insecure=options.insecure)
 
 
 def _limits(file: GatewayFile) -> Limits:

@@ -7,10 +7,13 @@ import signal
 from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
+from headrace.errors import UsageError
+from headrace.spec.addresses import host_port
 from headrace.terminal import Terminal
 
 T = TypeVar("T")
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _OTHER_FILES = 64
 _MOST_FILES = 1_000_000
 
@@ -25,6 +28,19 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     else:
         uvloop.run(main)
+
+
+def guarded(listen: str, way: str, *, keys: bool, insecure: bool) -> tuple[str, int]:
+    """The host and port to listen on. Raises UsageError, with `way` out, for one beyond loopback that nothing guards."""
+    try:
+        host, port = host_port(listen)
+    except ValueError as error:
+        raise UsageError(f"--listen: {error}") from None
+    if host not in _LOOPBACK and not insecure and not keys:
+        raise UsageError(
+            f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.", way
+        )
+    return host, port
 
 
 def connections() -> int:

@@ -22,7 +22,7 @@ from headrace.dashboard.app import Dashboard
 from headrace.dashboard.sight import Sight
 from headrace.engines import engines
 from headrace.errors import PlanError, ReplicaError, UsageError
-from headrace.foreground import Stop, connections
+from headrace.foreground import Stop, connections, guarded
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
 from headrace.gateway.graduations import Asked
@@ -31,7 +31,6 @@ from headrace.keys import Source, follow
 from headrace.plan.base import Plan, PlannedModel
 from headrace.plan.explain import explain
 from headrace.prepare import here, history_of, prepared, starts_of
-from headrace.spec.addresses import host_port
 from headrace.spec.model import Spec
 from headrace.targets.base import Replica
 from headrace.targets.local import LocalTarget
@@ -44,7 +43,6 @@ LONGEST_ANSWER = 600.0
 """Seconds: a replica that is not needed any more stays so long for what it answers. Nobody is in a hurry to cut an answer off."""
 PATIENCE = 15.0
 """Seconds that a request waits for memory, before a model that has requests itself makes room: at most a quarter of its wait."""
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +149,9 @@ def _checked(spec: Spec, options: Options) -> tuple[str, int]:
             f"machine: {spec.elsewhere} is to be planned for, and models are served on this machine only.",
             "Write machine: auto to serve here; headrace plan answers for the other.",
         )
-    listen = options.listen or spec.gateway.listen
-    try:
-        host, port = host_port(listen)
-    except ValueError as error:
-        raise UsageError(f"--listen: {error}") from None
-    if host not in _LOOPBACK and not options.insecure and spec.gateway.keys is None:
-        raise UsageError(
-            f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.",
-            "Make some (headrace key add --name NAME), listen on 127.0.0.1, or say --insecure when something else guards it.",
-        )
+    way = "Make some (headrace key add --name NAME), listen on 127.0.0.1, or say --insecure when something else guards it."
+    keys = spec.gateway.keys is not None
+    host, port = guarded(options.listen or spec.gateway.listen, way, keys=keys, insecure=options.insecure)
     languages = any(model.source and model.engine_name in ("auto", "llamacpp") for model in spec.models.values())
     if languages and not here(spec).general and not artifacts(spec):
         raise UsageError("No engine is installed that serves language models.", "Run: pip install 'headrace[local]'")
