@@ -57,16 +57,26 @@ async def test_a_load_takes_it_from_0_to_3_and_its_end_back_to_0(serve: Any) -> 
 
     async with client_of(served) as client:
         first = await ask(client, "chat", 1)
-        many = [asyncio.create_task(ask(client, "chat", number, 48)) for number in range(24)]
+        enough = asyncio.Event()
+
+        async def again_and_again(number: int) -> list[str]:
+            """Answers until there were enough replicas: a fast machine would be done with one each before they are there."""
+            texts = [await ask(client, "chat", number, 48)]
+            while not enough.is_set():
+                texts.append(await ask(client, "chat", number, 48))
+            return texts
+
+        many = [asyncio.create_task(again_and_again(number)) for number in range(24)]
         await asyncio.to_thread(eventually, lambda: replicas() == 3, "three replicas", 100)
-        texts = await asyncio.gather(*many)
+        enough.set()
+        texts = [text for each in await asyncio.gather(*many) for text in each]
         assert first
         assert all(texts)
         await asyncio.to_thread(eventually, lambda: served.status("chat")["phase"] == "asleep", "asleep again", 60)
         assert await ask(client, "chat", 2), "and awake again"
     assert {0, 1} & seen
     status = served.status("chat")
-    assert (status["load"]["requests"], status["load"]["failed"], status["load"]["refused"]) == (26, 0, 0)
+    assert (status["load"]["requests"], status["load"]["failed"], status["load"]["refused"]) == (len(texts) + 2, 0, 0)
     decisions = [row["decision"] for row in served.get("/admin/decisions?model=chat")["decisions"]]
     assert any("0 → 1 replicas" in said for said in decisions)
     assert any("→ 3 replicas" in said for said in decisions)
