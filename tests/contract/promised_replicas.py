@@ -129,8 +129,8 @@ async def told_to_end(at: Deployment, tokens: int) -> tuple[Replica, list[Exchan
 
 @promise("generate")
 async def a_stream_outlives_its_engine_or_says_so(at: Deployment) -> None:
-    """SIGKILL in a stream: the next life of the engine goes on with the text, where it can; else the stream ends with an error event
-    and without [DONE]. The engine is started again and answers.
+    """SIGKILL in a stream: the next life of the engine goes on with the text, where it can; else the stream ends with an error
+    event and without [DONE]. The engine is started again and answers.
     """
     before = await at.ready("chat")
     (stream,) = await at.streams(1, tokens=ENDLESS)
