@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from headrace.simulate.batching import Closed, Limits, Outcome, Request, simulate
+from headrace.plan.batching import Closed, Limits, Outcome, Request, simulate
 from speed_fit import GPUS, facts_of, fitted, left_out, predicted, speed, usable
 from speed_rows import Row, rows
 

@@ -1,5 +1,7 @@
 """The documents say what is there: the tree, the links, the commands and keys they name; and the tree is clean."""
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -74,6 +76,16 @@ def test_commands_in_the_pages_exist(page: Path) -> None:
         r"`?headrace ([a-z]+)\b", "\n".join(re.findall(r"```sh\n.*?```|`headrace [^`]+`", page.read_text(), re.DOTALL))
     ):
         assert name in known, name
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda script: script.name)
+def test_what_benchmarks_take_from_headrace_is_there(script: Path) -> None:
+    """They run by hand and rarely: a module that moved would be found by nobody."""
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("headrace"):
+            module = importlib.import_module(node.module or "")
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.import_module(f"{node.module}.{name.name}"), name.name
 
 
 def test_tests_named_in_the_behaviour_page_exist() -> None:
