@@ -24,6 +24,9 @@ from headrace.terminal import Terminal
 from headrace.weights.source import parse
 
 
+_TURNS = "\nModels that need not be there at once can take turns on a device: write `share: swap` for each of them.\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What the command line asks of a plan."""
@@ -80,12 +83,17 @@ def intents_of(spec: Spec, question: Question) -> dict[str, Intent]:
         raise UsageError(f"--for: {error}") from None
 
 
-def _alone(spec: Spec, name: str, member: Member, machines: tuple[Machine, ...], known: Knowledge, question: Question) -> Answer:
+def weighed(member: Member, machines: tuple[Machine, ...], known: Knowledge) -> tuple[list[Considered], list[Offer]]:
+    """All ways on each kind of machine, and the best: of one kind the best way, of several those of the cheapest machines."""
     different = [machine for place, machine in enumerate(machines) if machine not in machines[:place]]
     considered = [
         consider(member.facts, machine, member.intent, known, member.wanted, machines.count(machine)) for machine in different
     ]
-    best = cheapest(considered) if len(considered) > 1 else list(considered[0].offers[:1])
+    return considered, cheapest(considered) if len(considered) > 1 else list(considered[0].offers[:1])
+
+
+def _alone(spec: Spec, name: str, member: Member, machines: tuple[Machine, ...], known: Knowledge, question: Question) -> Answer:
+    considered, best = weighed(member, machines, known)
     if not best:
         text = offer_text.explain(name, considered, best, member.intent).rstrip()
         raise PlanError(f"{text}\n\nAsk for less, or for other machines.")
@@ -104,7 +112,7 @@ def _text(
     spec: Spec, name: str, member: Member, considered: Sequence[Considered], best: Sequence[Offer], question: Question
 ) -> str:
     text = offer_text.explain(name, considered, best, member.intent)
-    text += _engines(member.facts, best[0].machine, _preset(spec, name)) + _doubts(member.facts)
+    text += _engines(member.facts, best[0].machine, preset(spec, name)) + _doubts(member.facts)
     return text + "\n" + offer_text.formulas(best[0]) if question.explain else text
 
 
@@ -141,7 +149,8 @@ def _packed(members: Mapping[str, Member], packed: Fleet) -> str:
     each = {str(member.intent) for member in members.values()}
     alike = f"Each for {each.pop()}:" if len(each) == 1 else "\n".join(f"{name} for {m.intent}" for name, m in members.items())
     sized = "".join(f"  {name}: {offer_text.summary(offer)}\n" for name, offer in packed.offers.items())
-    return f"{alike}\n\nEach replica by itself:\n{sized}\n{explain_packing(packed.packing)}{refused}"
+    turns = "" if not packed.packing.unplaced else _TURNS
+    return f"{alike}\n\nEach replica by itself:\n{sized}\n{explain_packing(packed.packing)}{turns}{refused}"
 
 
 def _doubts(facts: ModelFacts) -> str:
@@ -151,12 +160,12 @@ def _doubts(facts: ModelFacts) -> str:
     return "".join(f"Doubt: {doubt}.\n" for doubt in doubts)
 
 
-def _engines(facts: ModelFacts, here: Machine, preset: str | None) -> str:
-    rows = [f"  {each.value:<8}  {each.reason}\n" for each in rivals.engine(facts, here, preset)]
+def _engines(facts: ModelFacts, here: Machine, kaito: str | None) -> str:
+    rows = [f"  {each.value:<8}  {each.reason}\n" for each in rivals.engine(facts, here, kaito)]
     return f"\nEngines, the one planned for first:\n{''.join(rows)}\n"
 
 
-def _preset(spec: Spec, name: str) -> str | None:
+def preset(spec: Spec, name: str) -> str | None:
     """What KAITO calls the model, if it has a preset for it."""
     text = spec.models[name].source or ""
     return catalogue.kaito_preset(parse(text).location) if text.startswith("hf:") else None
