@@ -2,8 +2,8 @@
 ARG PYTHON=3.12.11-slim-bookworm
 
 FROM python:${PYTHON} AS build
-# kubernetes: KEDA may ask the gateway. local: the embedded llama.cpp (150 MB more); leave it out where nothing runs on CPUs.
-ARG EXTRAS=kubernetes,local
+# kubernetes: KEDA may ask the gateway. redis: gateways share limits of keys. local: the embedded llama.cpp (150 MB more); leave it out where nothing runs on CPUs.
+ARG EXTRAS=kubernetes,local,redis
 WORKDIR /source
 RUN python -m venv /opt/headrace
 COPY pyproject.toml README.md LICENSE ./

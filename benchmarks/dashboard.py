@@ -44,8 +44,8 @@ def history(file: Path, now: float) -> None:
 async def served(models: int, file: Path) -> tuple[str, Gateway]:
     """The pages of a gateway without engines."""
     control: Any = SimpleNamespace(
-        plan=None, replicas=(), decisions=[], wanted={}, wishes={}, scaled={},
-        choices=lambda model: (), wish=lambda *asked: "", logs=lambda *asked: [],
+        plan=None, absent="", replicas=(), decisions=[], wanted={}, wishes={}, scaled={},
+        choices=lambda model: (), moves=lambda model: (), wish=lambda *asked: "", logs=lambda *asked: [],
     )  # fmt: skip
     admin = Admin(control, {}, control)
     statuses = [ModelStatus(f"model-{one:03}", "generate", "ready", "2 of 2 replicas ready") for one in range(models)]

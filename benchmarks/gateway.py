@@ -1,7 +1,7 @@
 """What gateways cost: CPU per request and per streamed chunk, added latency, memory per open stream, side by side.
 
-`python benchmarks/gateway.py` measures Headrace, nginx and vllm-router, as far as they are installed, in three to four
-minutes; README.md tells how and how to read it. Exits with 1 when any answer was not whole.
+`python benchmarks/gateway.py` measures Headrace with everything on, Headrace without keys, and the other gateways that are
+installed; README.md tells how and how to read it. Exits with 1 when any answer was not whole.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from pathlib import Path
 
 from gateway_tools import tables
 from gateway_tools.load import PHASES, Sample, Tools, measured, tools
-from gateway_tools.processes import Failed, exit_on_term
+from gateway_tools.picture import picture
+from gateway_tools.processes import FIRST, Failed, exit_on_term, go_first
 from gateway_tools.targets import TARGETS, find, started, version
 
 LIFE_SECONDS = 3600
@@ -28,6 +29,9 @@ LIFE_SECONDS = 3600
 def main() -> int:
     """Measure and print; returns the exit code."""
     asked = _arguments()
+    if asked.first:
+        os.environ[FIRST] = "1"
+        go_first()
     exit_on_term()
     programs = _programs(asked)
     if not programs:
@@ -46,6 +50,8 @@ def main() -> int:
     if asked.json:
         content = {"machine": before, "samples": [asdict(sample) for sample in samples]}
         Path(asked.json).write_text(json.dumps(content, indent=1) + "\n")
+    if asked.picture:
+        Path(asked.picture).write_text(picture(samples, list(programs), _note(before, asked)))
     print(_report(samples, list(programs), before, asked))
     return _verdict(samples)
 
@@ -58,7 +64,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="measured in each run of a phase (default 1)")
     parser.add_argument("--path", default="", help="more folders to find the targets in, separated by colons")
     parser.add_argument("--work", type=Path, help="folder for programs, configurations and logs (default: a temporary one)")
+    parser.add_argument("--first", action="store_true", help="before everything else on the machine (root only)")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--picture", metavar="FILE", help="draw the CPU of all there, as SVG")
     parser.add_argument("--json", metavar="FILE", help="write all samples there")
     return parser.parse_args()
 
@@ -110,9 +118,10 @@ def _samples(asked: argparse.Namespace, programs: dict[str, Path], ready: Tools)
     for repetition in range(asked.reps):
         for name in random.sample(list(programs), len(programs)):
             with started(TARGETS[name], programs[name], ready.engines, _cores()[0], ready.folder) as (pid, port):
+                able = TARGETS[name].phases or asked.phases
                 for phase in PHASES.values():
-                    if phase.name in asked.phases:
-                        sample = measured(ready, name, pid, port, phase, asked.seconds)
+                    if phase.name in asked.phases and phase.name in able:
+                        sample = measured(ready, name, pid, port, phase, asked.seconds * TARGETS[name].slow)
                         print(f"{repetition + 1}/{asked.reps} {_line(sample)}", file=sys.stderr, flush=True)
                         yield sample
 
@@ -126,11 +135,14 @@ def _line(sample: Sample) -> str:
 
 
 def _report(samples: Sequence[Sample], targets: Sequence[str], before: str, asked: argparse.Namespace) -> str:
-    kinds = (tables.cpu_table, tables.latency_table, tables.memory_table)
+    kinds = (tables.cpu_table, tables.core_table, tables.latency_table, tables.memory_table)
     found = [rows for rows in (kind(samples, targets) for kind in kinds) if len(rows) > 1]
+    return "\n\n".join([_note(before, asked), *(tables.table(rows, markdown=asked.markdown) for rows in found)])
+
+
+def _note(before: str, asked: argparse.Namespace) -> str:
     note = f"Medians of {asked.reps} runs of {asked.seconds:g} s (range in brackets). {before}"
-    note += f", {os.getloadavg()[0]:.1f} at the end." if _cores()[0] is not None else "; one core: nothing was pinned."
-    return "\n\n".join([note, *(tables.table(rows, markdown=asked.markdown) for rows in found)])
+    return note + (f", {os.getloadavg()[0]:.1f} at the end." if _cores()[0] is not None else "; one core: nothing was pinned.")
 
 
 def _verdict(samples: Sequence[Sample]) -> int:

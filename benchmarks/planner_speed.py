@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from headrace.plan.batching import Closed, Limits, Outcome, Request, simulate
 from speed_fit import GPUS, facts_of, fitted, left_out, predicted, speed, usable
 from speed_rows import Row, rows
 
+from headrace.plan.batching import Closed, Limits, Outcome, Request, simulate
 from headrace.plan.roofline import card
 from headrace.plan.speed import step_times
 from headrace.plan.speed_constants import SpeedConstants, family_of

@@ -106,7 +106,7 @@ async def measure(asked: argparse.Namespace, folder: Path) -> int:
     replicas = {name: Replica(name, asked.weights, folder) for name in ("chat-1", "chat-2")}
     gateway = Gateway(Limits(8, 60.0, 1 << 20), [ModelStatus("chat", "generate", "ready")], {}, None)
     counts: Counter[str] = Counter()
-    draw, began, pauses = random.Random(8), time.monotonic(), []
+    draw, began, pauses = random.Random(asked.seed), time.monotonic(), []
     try:
         for replica in replicas.values():
             await replica.start()
@@ -166,6 +166,7 @@ def main() -> int:
     parser.add_argument("weights", help="a small GGUF")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=900.0, help="stop after so long")
+    parser.add_argument("--seed", type=int, default=8, help="draws the tokens at which replicas are killed")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hr-") as folder:
         return asyncio.run(measure(asked, Path(folder)))

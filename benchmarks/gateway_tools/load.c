@@ -51,6 +51,7 @@ typedef struct {
 } samples;
 
 static int port, connections = 1, sdk, once;
+static int opening; // connections are opened, and ask only when all are: those that ask on and on would slow the opening
 static long events, interval;
 static double warm_up = 0.5, window = 1;
 
@@ -61,7 +62,7 @@ static conn *all;
 static long now, answers, chunks, bad, ended, unheard;
 static samples latency, gap;
 
-static const char *SDK = "Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nAuthorization: Bearer sk-unused-0123456789\r\n"
+static const char *SDK = "Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
                          "X-Stainless-Lang: python\r\nX-Stainless-Package-Version: 2.8.1\r\nX-Stainless-OS: Linux\r\n"
                          "X-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\nX-Stainless-Runtime-Version: 3.11.7\r\n"
                          "X-Stainless-Async: async:asyncio\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n";
@@ -99,7 +100,7 @@ static void write_request(void) {
                              "\"},{\"role\":\"user\",\"content\":\"mock: %ld events every %ld us\"}],\"temperature\":0.7,"
                              "\"max_tokens\":256,\"stream\":%s}", events, interval, events ? "true" : "false");
     request_size = sprintf(request, "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: load/1.0\r\nAccept: "
-                                    "*/*\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s",
+                                    "*/*\r\nAuthorization: Bearer sk-unused-0123456789\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s",
                            port, sdk ? SDK : "", size, body);
 }
 
@@ -121,9 +122,11 @@ static void open_connection(conn *c) {
     struct epoll_event wanted = {EPOLLIN, {.ptr = c}};
     epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &wanted);
     c->closes = 0;
-    c->fresh = 1;
-    unheard++;
-    ask(c);
+    if (!opening) {
+        c->fresh = 1;
+        unheard++;
+        ask(c);
+    }
 }
 
 static void hear_from(conn *c) {
@@ -278,15 +281,20 @@ int main(int count, char **arguments) {
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    alarm(warm_up + window + 60);
+    alarm(warm_up + window + 60 + connections / 20);
     epoll = epoll_create1(0);
     all = calloc(connections, sizeof *all);
     write_request();
     now = microseconds();
+    opening = !once;
     for (int i = 0; i < connections; i++) {
         open_connection(all + i);
+        if (opening && i % OPENING == OPENING - 1) usleep(20000);
         while (unheard >= OPENING) wait_until(microseconds() + 1000, 0);
     }
+    now = microseconds();
+    for (int i = 0; opening && i < connections; i++) ask(all + i);
+    opening = 0;
     long start = microseconds() + warm_up * 1e6;
     wait_until(start, 0);
     measuring = 1;

@@ -46,6 +46,7 @@ PHASES = {
         Phase("c1", "1 connection, JSON answers", 1, 0.2, beside=True),
         Phase("c32", "32 connections, JSON answers", 32, 0.3, beside=True),
         Phase("c256", "256 connections, JSON answers", 256, 0.5, beside=True),
+        Phase("c2000", "2,000 connections, JSON answers", 2000, 2.0, beside=True),
         Phase("sdk32", "32 connections, the 17 headers of OpenAI's client", 32, 0.3, sdk=True),
         Phase("burst", "64 streams of 200 chunks, as fast as they go", 64, 0.3, "chunk", events=200),
         Phase("paced512", "512 streams, a chunk each 20 ms", 512, 1.0, "chunk", events=200, interval=20_000),
@@ -129,7 +130,7 @@ def measured(tools: Tools, target: str, pid: int, port: int, phase: Phase, secon
     times = _last(lines)
     units = counted["chunks"] if phase.unit == "chunk" else counted["answers"]
     if not units:
-        raise Failed(f"nothing came through in {phase.name}; bad: {times['bad']}")
+        raise Failed(f"nothing came through {target} in {phase.name}; bad: {times['bad']}")
     return Sample(
         target,
         phase.name,

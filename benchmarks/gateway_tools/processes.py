@@ -15,6 +15,8 @@ from typing import IO
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 TERM_SECONDS = 5.0
+FIRST = "HEADRACE_BENCH_FIRST"
+"""A variable; where it is set, what is measured goes before everything else on the machine (root only)."""
 
 _libc = ctypes.CDLL(None)
 
@@ -55,8 +57,17 @@ def _prepare(core: int | None) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if core is not None:
         os.sched_setaffinity(0, {core})
+    if os.environ.get(FIRST):
+        go_first()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def go_first() -> None:
+    """Before everything else on the machine: this process, and its session, for sessions share cores where the kernel says so."""
+    os.nice(-19)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text("-19")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -34,6 +34,17 @@ def cpu_table(samples: Sequence[Sample], targets: Sequence[str]) -> list[Row]:
     return rows
 
 
+def core_table(samples: Sequence[Sample], targets: Sequence[str]) -> list[Row]:
+    """What one core would do each second at that CPU: load of others distorts it less than what was really done."""
+    rows: list[Row] = [["a second and core", "of", *targets]]
+    for phase in PHASES.values():
+        found = {target: _values(samples, target, phase.name, "cpu") for target in targets}
+        if any(found.values()):
+            rates = [f"{1e6 / median(values):,.0f}" if values else "–" for values in found.values()]
+            rows.append([phase.name, f"{phase.unit}s", *rates])
+    return rows
+
+
 def latency_table(samples: Sequence[Sample], targets: Sequence[str]) -> list[Row]:
     """Latency of the engine itself, and what each gateway adds to it, p50 / p99."""
     rows: list[Row] = [["latency, µs, p50 / p99", "direct", *(f"{target} adds" for target in targets)]]

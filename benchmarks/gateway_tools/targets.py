@@ -14,7 +14,7 @@ from string import Template
 from gateway_tools.processes import Failed, free_port, running, wait_until
 
 HERE = Path(__file__).parent
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,30 @@ class Target:
     """What prints the version; $folder is where the program is."""
     config: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    phases: frozenset[str] | None = None
+    """What it is measured in, where it is too slow for the rest; None: everything."""
+    slow: float = 1.0
+    """By how much what is measured is lengthened."""
+    also: tuple[str, ...] = ()
+    """More files to be filled in."""
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("headrace", ("headrace", "serve", "headrace.yaml"), "/ready", ("$folder/headrace", "version"), "headrace.yaml"),
+        Target(
+            "headrace",
+            (sys.executable, str(HERE / "everything.py"), "serve", "everything.yaml"),
+            "/ready",
+            ("$folder/headrace", "version"),
+            "everything.yaml",
+            also=("keys.json",),
+        ),
+        Target(
+            "headrace-bare", ("headrace", "serve", "headrace.yaml"), "/ready", ("$folder/headrace", "version"), "headrace.yaml"
+        ),
         Target("nginx", ("nginx", "-e", "stderr", "-p", ".", "-c", "nginx.conf"), "/", ("$folder/nginx", "-v"), "nginx.conf"),
+        Target("haproxy", ("haproxy", "-db", "-f", "haproxy.cfg"), "/", ("$folder/haproxy", "-v"), "haproxy.cfg"),
         Target(
             "vllm-router",
             (
@@ -46,6 +63,31 @@ TARGETS = {
             "/readiness",
             ("$folder/python3", "-c", "from importlib.metadata import version; print('vllm-router', version('vllm-router'))"),
             environment={"TOKIO_WORKER_THREADS": "1"},
+        ),
+        Target(
+            "sglang-router",
+            (
+                *("sglang-router", "launch", "--host", "127.0.0.1", "--port", "$port", "--prometheus-port", "$spare"),
+                *("--worker-urls", "http://127.0.0.1:$engine1", "http://127.0.0.1:$engine2", "--policy", "power_of_two"),
+                *("--log-level", "error", "--worker-startup-timeout-secs", "20", "--worker-startup-check-interval", "1"),
+                *("--max-concurrent-requests", "8000", "--queue-size", "8000"),
+            ),
+            "/readiness",
+            ("$folder/python3", "-c", "from importlib.metadata import version; print('sglang-router', version('sglang-router'))"),
+            environment={"TOKIO_WORKER_THREADS": "1"},
+        ),
+        Target(
+            "litellm",
+            ("litellm", "--config", "litellm.yaml", "--host", "127.0.0.1", "--port", "$port", "--num_workers", "1"),
+            "/health/readiness",
+            ("$folder/python3", "-c", "from importlib.metadata import version; print('litellm', version('litellm'))"),
+            "litellm.yaml",
+            {
+                **{"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_TELEMETRY": "False"},
+                **{"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            },
+            phases=frozenset(("c1", "c32")),
+            slow=6.0,
         ),
     )
 }
@@ -69,8 +111,8 @@ def version(target: Target, program: Path) -> str:
 def started(target: Target, program: Path, engines: Sequence[int], core: int | None, folder: Path) -> Iterator[tuple[int, int]]:
     """The gateway on `core`, ready; its process id and its port. Raises Failed, with the last lines of its log."""
     ports = {"port": free_port(), "spare": free_port(), "engine1": engines[0], "engine2": engines[1]}
-    if target.config:
-        (folder / target.config).write_text(Template((HERE / target.config).read_text()).substitute(ports))
+    for name in (*([target.config] if target.config else []), *target.also):
+        (folder / name).write_text(Template((HERE / name).read_text()).substitute(ports))
     argv = [program, *(Template(word).substitute(ports) for word in target.argv[1:])]
     path = folder / f"{target.name}.log"
     with (

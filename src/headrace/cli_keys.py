@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.errors import UsageError
+
 if TYPE_CHECKING:
     from headrace.key_store import Store, Stored
+    from headrace.spec.model import Spec
 
 _FILE = "headrace.yaml"
 _COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kKmMgG]?)")
@@ -28,10 +31,16 @@ def add(commands: Any) -> None:
     made.add_argument("--rpm", type=_count, metavar="N", help="requests per minute")
     made.add_argument("--tpm", type=_count, metavar="N", help="tokens per minute, in and out; 200k is 200,000")
     made.add_argument("--concurrent", type=_count, metavar="N", help="requests at once")
-    made.add_argument("--budget", type=_count, metavar="N", help="tokens per calendar month (UTC), in and out; 50M is 50,000,000")
+    made.add_argument(
+        "--budget",
+        type=_budget,
+        metavar="N",
+        help='a calendar month (UTC): tokens in and out, as in 50M; or money, as in "50 USD"',
+    )
     made.add_argument("--priority", choices=("interactive", "batch"), default="interactive", help="batch yields to interactive")
     made.add_argument("--weight", type=float, default=1.0, help="its share where keys compete (default 1)")
     made.add_argument("--admin", action="store_true", help="it may read status, metrics and logs as well")
+    made.add_argument("--metrics", action="store_true", help="it may read /metrics and nothing else: for Prometheus")
     listed = actions.add_parser("list", help="show keys, their limits, and what they took this month")
     listed.add_argument("--json", action="store_true", help="for machines")
     gone = actions.add_parser("revoke", help="refuse a key from now on")
@@ -54,35 +63,50 @@ def status(options: argparse.Namespace) -> str:
 def _add(options: argparse.Namespace) -> None:
     from headrace.key_store import Stored
 
+    if options.metrics and options.admin:
+        raise UsageError(
+            "--metrics is for a key that may do nothing else, and --admin may read metrics as well.", "Leave one out."
+        )
     store = _store(options)
     models = [name.strip() for name in options.models.split(",") if name.strip()]
     limits = (options.rpm, options.tpm, options.concurrent, options.budget)
-    secret = store.add(Stored(options.name, "", "", models, options.admin, options.priority, options.weight, *limits))
+    about = (options.admin, options.priority, options.weight, *limits, options.metrics)
+    secret = store.add(Stored(options.name, "", "", models, *about))
     print(secret)
     _remark(f"This is shown once and kept nowhere. In {store.path}: its hash and limits.")
     if (named := _named_file()) is None or named != store.path.absolute():
         _remark(f"headrace serve goes by it with this in the file:\n\n  gateway:\n    keys: file:{store.path}\n")
+    if isinstance(options.budget, str) and (said := _prices(options.budget, models)):
+        _remark(said)
 
 
 def _list(options: argparse.Namespace) -> None:
     from headrace.columns import aligned
     from headrace.gateway.accounts import Use
+    from headrace.key_store import KeysError
     from headrace.keys import Uses, this_month
+    from headrace.money import BILLION, shown
 
     store = _store(options)
     month = this_month()
-    used = Uses(store.path).read(month)
+    try:
+        used = Uses(store.path).read(month)
+    except OSError as error:
+        raise KeysError(f"What keys took cannot be read: {error}.") from None
     rows = [(stored, used.get(stored.name, Use())) for stored in store.read()]
     if options.json:
-        shown = [{"month": month, **_shown(stored), **use._asdict()} for stored, use in rows]
-        return print(json.dumps(shown, indent=2))
+        told = [{"month": month, **_shown(stored), **use._asdict(), "cost": use.cost / BILLION} for stored, use in rows]
+        return print(json.dumps(told, indent=2))
     if not rows:
         return print(f"{store.path} has no keys.")
-    table: list[tuple[str, ...]] = [("KEY", "MODELS", "PRIORITY", "REQUESTS", "TOKENS IN", "TOKENS OUT", "LIMITS", "MADE")]
+    table: list[tuple[str, ...]] = [
+        ("KEY", "MODELS", "PRIORITY", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST", "LIMITS", "MADE")
+    ]
     for stored, use in rows:
-        name = stored.name + (" (admin)" if stored.admin else "")
-        models = ", ".join(stored.models) or "all"
-        table.append((name, models, stored.priority, *map(str, use), _limits(stored), stored.created[:10]))
+        name = stored.name + (" (admin)" if stored.admin else " (metrics)" if stored.metrics else "")
+        models = "none" if stored.metrics else ", ".join(stored.models) or "all"
+        *counts, cost = use
+        table.append((name, models, stored.priority, *map(str, counts), shown(cost), _limits(stored), stored.created[:10]))
     print("\n".join(aligned(table)) + f"\n\nRequests and tokens of {month} (UTC), written every few seconds.")
 
 
@@ -96,12 +120,13 @@ def _shown(stored: "Stored") -> dict[str, Any]:
     """Without the hash: it is nobody's business."""
     limits = {"rpm": stored.rpm, "tpm": stored.tpm, "concurrent": stored.concurrent, "budget": stored.budget}
     about = {"name": stored.name, "created": stored.created, "models": stored.models, "admin": stored.admin}
+    about["metrics"] = stored.metrics
     return {**about, "priority": stored.priority, "weight": stored.weight, **limits}
 
 
 def _limits(stored: "Stored") -> str:
     named = (("rpm", stored.rpm), ("tpm", stored.tpm), ("concurrent", stored.concurrent), ("budget", stored.budget))
-    return ", ".join(f"{name} {limit:,}" for name, limit in named if limit is not None) or "none"
+    return ", ".join(f"{name} {limit if isinstance(limit, str) else f'{limit:,}'}" for name, limit in named if limit) or "none"
 
 
 def _store(options: argparse.Namespace) -> "Store":
@@ -112,12 +137,45 @@ def _store(options: argparse.Namespace) -> "Store":
 
 def _named_file() -> Path | None:
     """What ./headrace.yaml names, if it does. Raises SpecError for one with mistakes."""
+    spec = _spec()
+    where = (spec.gateway.keys or "") if spec else ""
+    return Path(where.removeprefix("file:")) if where.startswith("file:") else None
+
+
+def _spec() -> "Spec | None":
+    """What ./headrace.yaml says, if there is one. Raises SpecError."""
     if not Path(_FILE).is_file():
         return None
     from headrace.spec.load import load
 
-    where = load(_FILE).gateway.keys or ""
-    return Path(where.removeprefix("file:")) if where.startswith("file:") else None
+    return load(_FILE)
+
+
+def _prices(budget: str, models: list[str]) -> str:
+    """What is to be said of a budget in money: where prices are missing, or in another currency."""
+    from headrace.money import parse_money
+
+    spec, currency = _spec(), parse_money(budget).currency
+    if spec is None:
+        return f"It counts what models cost: write models.NAME.price in {currency} into the file that is served."
+    if spec.gateway.currency != currency:
+        return (
+            f"The prices of ./{_FILE} are in {spec.gateway.currency} and the budget in {currency}: headrace serve refuses that."
+        )
+    free = [name for name, model in spec.models.items() if model.price is None and (not models or name in models)]
+    return f"No price is known for {', '.join(free)}: its tokens cost nothing. Write models.{free[0]}.price." if free else ""
+
+
+def _budget(text: str) -> int | str:
+    """Tokens, or money as it was written: 50M, 50 USD."""
+    from headrace.money import parse_money
+
+    if _COUNT.fullmatch(text.strip()):
+        return _count(text)
+    try:
+        return str(parse_money(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or tokens: 50M") from None
 
 
 def _count(text: str) -> int:

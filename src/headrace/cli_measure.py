@@ -1,9 +1,11 @@
-"""The command `headrace bench`: parse → call → print. Part of cli.py; imports happen in the command."""
+"""The commands `headrace bench` and `tune`: parse → call → print. Part of cli.py; imports happen in the command."""
 
 import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from headrace import cli_tune, cli_url
 
 if TYPE_CHECKING:
     from headrace.measure.wish import Wish
@@ -11,8 +13,9 @@ if TYPE_CHECKING:
 _URL = "http://127.0.0.1:8000/v1"
 
 
-def add(commands: Any) -> None:
-    """Add the command to the command line."""
+def add(commands: Any, spec: cli_tune.SpecOf, lock: cli_tune.LockOf) -> None:
+    """Add the commands to the command line; `spec` and `lock` are what a tune is about, and where decisions on that are kept."""
+    cli_tune.add(commands, spec, lock)
     command = commands.add_parser(
         "bench",
         help="measure a running server: latencies, tokens a second, the highest rate within limits",
@@ -22,6 +25,7 @@ def add(commands: Any) -> None:
     command.add_argument("model", nargs="?", metavar="MODEL", help="may be left out when the server has one")
     default = os.environ.get("HEADRACE_URL", _URL)
     command.add_argument("--url", default=default, help=f"the API's address (default: HEADRACE_URL, else {_URL})")
+    cli_url.add_ca(command)
     command.add_argument("--key", default="", metavar="env:NAME", help="the variable that holds the API key")
     command.add_argument(
         "--api", choices=["chat", "completions"], default="chat", help="which of the two is asked (default chat)"
@@ -89,7 +93,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     wish = _wish(options)
     for name in (options.json, options.html):
-        _writable(name)
+        cli_tune.writable(name)
     progress = Progress()
     report = bench(wish, progress.say, progress.tick)
     progress.end()
@@ -200,11 +204,3 @@ def _read(name: str) -> bytes:
         return Path(name).read_bytes()
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}.") from None
-
-
-def _writable(name: str | None) -> None:
-    """Before minutes of measuring, not after."""
-    from headrace.errors import UsageError
-
-    if name and name != "-" and (not Path(name).absolute().parent.is_dir() or Path(name).is_dir()):
-        raise UsageError(f"{name} cannot be written: no such folder, or it is one.")

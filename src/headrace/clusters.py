@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from headrace.cluster_record import Record, read, records, refuse
 from headrace.errors import UsageError
 from headrace.rendering import Wish, objects
 from headrace.spec.model import Spec
-from headrace.targets.kubernetes import applying, difference, standing, survey, waiting
+from headrace.targets.kubernetes import applying, difference, sides, standing, survey, waiting
 from headrace.targets.kubernetes.applying import Outcome
 from headrace.targets.kubernetes.client import Api, connect, sentence
-from headrace.targets.kubernetes.order import Leftovers, Manifest, Ref, leftovers, rank, ref
+from headrace.targets.kubernetes.order import COMPONENT, OURS, Leftovers, Manifest, Ref, leftovers, rank, ref
 from headrace.targets.kubernetes.preflight import Found, problems, without_namespace
 from headrace.targets.kubernetes.refusals import ClusterError, DeniedError
 from headrace.targets.kubernetes.snapshot import Snapshot, View, alive, name
 from headrace.targets.kubernetes.survey import Live
-from headrace.targets.manifests.base import object_name
+from headrace.targets.manifests.base import called
 from headrace.terminal import Terminal
 from headrace.units import show_duration
 
@@ -65,7 +66,8 @@ def _applied(api: Api, spec: Spec, made: Sequence[Manifest], request: Request, t
     found = _checked(api, made, namespace, request, terminal)
     made = without_namespace(made, found)
     live = survey.live(api, namespace, made)
-    left = leftovers([ref(each) for each in made], live.objects, weights=request.weights)
+    refuse(records(live.objects))
+    left = leftovers([ref(each) for each in made], sides.without_records(live.objects), weights=request.weights)
     if request.dry_run:
         return _dry_run(api, made, live, left, found)
     remove = bool(left.stale) and _agreed(left, request, terminal)
@@ -89,7 +91,10 @@ def _differing(api: Api, namespace: str, made: Sequence[Manifest], terminal: Ter
     found = _checked(api, made, namespace, Request(), terminal)
     made = without_namespace(made, found)
     live = survey.live(api, namespace, made)
-    left = leftovers([ref(each) for each in made], live.objects)
+    for each in records(live.objects):
+        if not each.over:
+            terminal.say(f"Note: {each}: its other side, and what the gateways are told, are shown as differences.")
+    left = leftovers([ref(each) for each in made], sides.without_records(live.objects))
     outcomes = applying.preview(api, made, live, namespace_there=found.namespace)
     blocks = [_block(each) for each in outcomes if each.did != "unchanged"]
     blocks += [f"- {each} (the file names it no more)" for each in left.stale]
@@ -123,6 +128,14 @@ def _deleted(api: Api, namespace: str, terminal: Terminal, *, yes: bool, weights
 def standings(spec: Spec, which: Which) -> list[standing.Standing]:
     """How each model of the file stands, and the gateway."""
     return standing.standings(_names(spec), _snapshot(spec, which))
+
+
+def graduations(spec: Spec, which: Which) -> list[Record]:
+    """The newest graduation of each model."""
+    with connect(which.kubeconfig, which.context) as api:
+        resource = api.resource("v1", "ConfigMap")
+        found = api.all(resource, spec.kubernetes.namespace, {**OURS, COMPONENT: sides.RECORDS}) if resource else []
+        return [record for each in found if (record := read(each)) is not None]
 
 
 def why(spec: Spec, which: Which, model: str) -> str:
@@ -269,15 +282,15 @@ def _count(refs: Sequence[Ref]) -> str:
 
 def _names(spec: Spec) -> dict[str, str]:
     """Models that run in the cluster, and the gateway, by what their objects are called."""
-    return {**{object_name(model): model for model, about in spec.models.items() if about.ours}, GATEWAY: GATEWAY}
+    return {**{called(model, spec.kubernetes): model for model, about in spec.models.items() if about.ours}, GATEWAY: GATEWAY}
 
 
 def _named(spec: Spec, model: str) -> dict[str, str]:
     """The one that is meant: a model, an alias, or the gateway. Raises UsageError."""
     meant = spec.aliases.get(model, model)
-    for called, known in _names(spec).items():
+    for objects_name, known in _names(spec).items():
         if meant == known:
-            return {called: known}
+            return {objects_name: known}
     known_names = ", ".join(_names(spec).values())
     raise UsageError(f'The file has no model "{model}" that runs in a cluster.', f"It has: {known_names}.")
 

@@ -15,6 +15,7 @@ from headrace.plan import intent, offer_text, rivals
 from headrace.plan.consider import consider
 from headrace.plan.fleet import Fleet, Member, fleet
 from headrace.plan.intent import Intent
+from headrace.plan.llamacpp_gpu import OnLlamaCpp, on_llamacpp
 from headrace.plan.offer import Considered, Knowledge, Offer, cheapest
 from headrace.plan.packing.explain import explain as explain_packing
 from headrace.prepare import cache_of
@@ -22,7 +23,6 @@ from headrace.second_opinion import second_opinion
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.weights.source import parse
-
 
 _TURNS = "\nModels that need not be there at once can take turns on a device: write `share: swap` for each of them.\n"
 
@@ -61,10 +61,15 @@ def planned(
     known = learned(question.learn, root, facts, machines, terminal) if question.learn else knowledge(root)
     if len(members) > 1 and question.second_opinion:
         raise UsageError("--second-opinion is about one model: name it, or write a file with it alone.")
-    if len(members) > 1 or any(member.wanted.share not in ("auto", "exclusive") for member in members.values()):
+    if together(members):
         return _together(fleet(members, machines, known), members, question)
     ((name, member),) = members.items()
     return _alone(spec, name, member, machines, known, question)
+
+
+def together(members: Mapping[str, Member]) -> bool:
+    """Whether they are packed onto devices, and not each offered machines of its own."""
+    return len(members) > 1 or any(member.wanted.share not in ("auto", "exclusive") for member in members.values())
 
 
 def intents_of(spec: Spec, question: Question) -> dict[str, Intent]:
@@ -94,8 +99,13 @@ def weighed(member: Member, machines: tuple[Machine, ...], known: Knowledge) -> 
 
 def _alone(spec: Spec, name: str, member: Member, machines: tuple[Machine, ...], known: Knowledge, question: Question) -> Answer:
     considered, best = weighed(member, machines, known)
+    others = _on_llamacpp(member, machines)
     if not best:
-        text = offer_text.explain(name, considered, best, member.intent).rstrip()
+        if question.as_json and any(one.slots for one in others):
+            return Answer(json.dumps({"llamacpp": [one.data() for one in others]}, indent=2))
+        if any(one.slots for one in others):
+            return Answer(_without_vllm(name, member, considered, others))
+        text = "\n\n".join([offer_text.explain(name, considered, best, member.intent).rstrip(), *map(str, others)])
         raise PlanError(f"{text}\n\nAsk for less, or for other machines.")
     missed = offer_text.missed(best[0])
     opinion = (
@@ -103,9 +113,23 @@ def _alone(spec: Spec, name: str, member: Member, machines: tuple[Machine, ...],
     )
     if question.as_json:
         more: dict[str, Any] = {"second_opinion": opinion.data()} if opinion else {}
+        more |= {"llamacpp": [one.data() for one in others]} if others else {}
         return Answer(json.dumps(offer_text.data(name, considered, best) | more, indent=2), missed)
-    text = _text(spec, name, member, considered, best, question)
+    text = _text(spec, name, member, considered, best, question) + "".join(f"\n{one}\n" for one in others)
     return Answer("".join([text, f"\n{opinion}\n" if opinion else "", f"\n{missed}" if missed else ""]), missed)
+
+
+def _on_llamacpp(member: Member, machines: tuple[Machine, ...]) -> list[OnLlamaCpp]:
+    """With llama.cpp on one GPU of each kind, for what vLLM is not for: GGUF, and Apple's GPUs."""
+    kinds = {machine.gpus[0].name: machine.gpus[0] for machine in machines if machine.gpus}
+    for_it = [gpu for gpu in kinds.values() if member.facts.format == "gguf" or gpu.name.startswith("Apple")]
+    return [] if member.facts.encoder else [on_llamacpp(member.facts, gpu, member.intent) for gpu in for_it]
+
+
+def _without_vllm(name: str, member: Member, considered: Sequence[Considered], others: Sequence[OnLlamaCpp]) -> str:
+    lines = [str(one) for one in others]
+    why = [f"Not with vLLM on {no.way}: {no.reason}." for one in considered for no in one.rejected]
+    return "\n\n".join([f"{name}, for {member.intent}:", *lines, *why]) + "\n"
 
 
 def _text(

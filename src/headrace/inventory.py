@@ -49,12 +49,12 @@ def _advice(row: Mapping[str, str]) -> str:
     return f"{row['install']}{'; ' if row['note'] else ''}{row['note']}"
 
 
-def install(name: str | None, terminal: Terminal) -> None:
-    """Install an engine. Raises UsageError."""
+def install(name: str | None, terminal: Terminal, *, cpu: bool = False) -> None:
+    """Install an engine; with `cpu` vLLM's build for CPUs also where there are GPUs. Raises UsageError."""
     engine = engines().get(name or "")
     if engine is None:
         near = get_close_matches(name or "", list(engines()), 1)
         hint = f"Did you mean {near[0]}?" if near else f"Engines: {', '.join(engines())}."
         raise UsageError(f'"{name}" is not an engine.' if name else "Which engine?", hint)
-    found = put(engine, default_root(), terminal.say)
+    found = put(engine, default_root(), terminal.say, cpu=cpu)
     terminal.say(f"{engine.title} {found.version} is installed. Write engine: {engine.name}.")

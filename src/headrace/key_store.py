@@ -16,6 +16,7 @@ import msgspec
 
 from headrace.errors import HeadraceError, UsageError
 from headrace.gateway.accounts import Key, Priority
+from headrace.money import parse_money
 
 MOST_KEYS = 10_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -44,11 +45,13 @@ class Stored(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     rpm: int | None = None
     tpm: int | None = None
     concurrent: int | None = None
-    budget: int | None = None
+    budget: int | str | None = None
+    """Tokens, or money as in 50 USD."""
+    metrics: bool = False
 
     def key(self) -> Key:
         """The value that the gateway goes by. Raises ValueError."""
-        limits = (self.rpm, self.tpm, self.concurrent, self.budget)
+        limits = (self.rpm, self.tpm, self.concurrent, self.budget if isinstance(self.budget, int) else None)
         if not NAME.fullmatch(self.name):
             raise ValueError(f'"{self.name[:80]}" is no name of a key; letters, digits and . _ - are allowed, up to 64')
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
@@ -56,7 +59,9 @@ class Stored(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
         if any(limit is not None and limit < 1 for limit in limits) or not 0.001 <= self.weight <= 1000:
             raise ValueError(f"{self.name}: limits must be above 0, and weight between 0.001 and 1000")
         digest, models = bytes.fromhex(self.sha256), frozenset(self.models)
-        return Key(self.name, digest, models, self.admin, self.priority, self.weight, *limits)
+        budget = parse_money(self.budget) if isinstance(self.budget, str) else self.budget
+        kept = (self.admin, self.priority, self.weight, self.rpm, self.tpm, self.concurrent, budget, self.metrics)
+        return Key(self.name, digest, models, *kept)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

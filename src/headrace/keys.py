@@ -1,17 +1,24 @@
 """The keys of a running gateway: read again when their file changes, and what they took this month, kept beside it."""
 
 import asyncio
+import calendar
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from headrace.changed import stamp
 from headrace.gateway.accounts import Account, Key, Use
+from headrace.gateway.audit import Audit
 from headrace.gateway.gateway import Gateway
 from headrace.gateway.keys import Keys
 from headrace.key_store import NAME, KeysError, Store, beside, locked, write_whole
+from headrace.money import Money, Price
+from headrace.shared_limits import SharedLimits
+from headrace.spec.limits import PriceSpec, RedisSpec
+from headrace.spec.model import GatewaySpec
 
 LOOK_SECONDS = 1.0
 """How often a running gateway looks at the file: a revoked key is refused after so long at most."""
@@ -29,26 +36,28 @@ class Uses:
         self._told: dict[str, Use] = {}
 
     def read(self, month: str) -> dict[str, Use]:
-        """By key; empty for a file that is of another month, or none."""
+        """By key; empty for a file that is of another month, or none. Raises OSError for one that cannot be read."""
         try:
             kept = json.loads(self._path.read_bytes())
             return {name: Use(*map(int, taken)) for name, taken in kept["keys"].items()} if kept["month"] == month else {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             return {}
 
     def share(self, accounts: Mapping[str, Account], month: str) -> None:
-        """Add what was taken here, learn what was taken elsewhere. Raises OSError, and KeysError while others write."""
+        """Add what was taken here, learn what was taken elsewhere; accounts are in this month, or begin it. Raises OSError, and
+        KeysError while others write.
+        """
         if any(account.month != month for account in accounts.values()):
             self._told = {name: told for name, told in self._told.items() if name in accounts and accounts[name].month == month}
-            for account in accounts.values():
-                account.in_month(month)
+        in_month(accounts, month)
         with locked(self._path, seconds=0.0):
             total = self.read(month)
             before = dict(total)
             for name, account in accounts.items():
                 told, known = self._told.get(name, Use()), total.get(name, Use())
                 new = zip(account.use, told, known, strict=True)
-                total[name] = Use(*(have + max(0, now - then) for now, then, have in new))
+                # A file that was lost or spoilt has less than it was told: what is known here stays taken.
+                total[name] = Use(*(max(have, then) + max(0, now - then) for now, then, have in new))
             if any(total[name] != before.get(name, Use()) for name in total):
                 write_whole(self._path, json.dumps({"month": month, "keys": total}).encode() + b"\n", sure=False)
         for name, account in accounts.items():
@@ -58,8 +67,17 @@ class Uses:
 class Source:
     """`gateway.keys` of the spec: read now, and again when it changes. `say` tells of what is wrong, once for each change."""
 
-    def __init__(self, where: str, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        where: str,
+        environment: Mapping[str, str],
+        say: Callable[[str], None],
+        currency: str = "USD",
+        redis: RedisSpec | None = None,
+    ) -> None:
         kind, _, self._value = where.partition(":")
+        self._currency = currency
+        self.shared = SharedLimits(redis, environment, say) if redis is not None else None
         self._environment, self._say = environment, say
         self._store = Store(Path(self._value)) if kind == "file" else None
         self._uses = Uses(self._store.path) if self._store else None
@@ -71,19 +89,21 @@ class Source:
     def first(self) -> Keys:
         """The keys now in force. Raises KeysError."""
         if self._store is None:
-            self.keys = Keys(from_environment(self._value, self._environment))
+            self.keys = Keys(from_environment(self._value, self._environment), None, self.shared)
         else:
-            self._signature = _signed(self._store.path)
-            self.keys = Keys(self._store.keys())
+            self._signature = stamp(self._store.path)
+            self.keys = Keys(payable(self._store.keys(), self._currency), None, self.shared)
+        if self.shared is not None:
+            self.shared.of(lambda: self.keys.accounts.values())
         self._share()
         return self.keys
 
     def again(self) -> Keys:
         """The keys now in force: those of before where the file is as it was, or is wrong."""
-        if self._store is not None and (signature := _signed(self._store.path)) != self._signature:
+        if self._store is not None and (signature := stamp(self._store.path)) != self._signature:
             self._signature = signature
             try:
-                self.keys = Keys(self._store.keys(), self.keys)
+                self.keys = Keys(payable(self._store.keys(), self._currency), self.keys)
             except KeysError as error:
                 self._say(f"The keys stay as they were: {error}")
             else:
@@ -101,8 +121,7 @@ class Source:
         self._saved = time.monotonic()
         month = this_month()
         if self._uses is None:
-            for account in self.keys.accounts.values():
-                account.in_month(month)
+            in_month(self.keys.accounts, month)
             return
         try:
             self._uses.share(self.keys.accounts, month)
@@ -110,18 +129,37 @@ class Source:
             if not self._unsaved and not isinstance(error, KeysError):
                 self._unsaved = True
                 self._say(f"What keys take is counted in memory only: {error}")
-            for account in self.keys.accounts.values():
-                account.in_month(month)
+            in_month(self.keys.accounts, month)
 
 
-async def follow(source: Source, gateway: Gateway) -> None:
-    """Keep the gateway's keys as the source has them, and what they took on record, until cancelled."""
+def begin(
+    spec: GatewaySpec, models: Mapping[str, PriceSpec | None], gateway: Gateway, say: Callable[[str], None]
+) -> Source | None:
+    """Ask clients of the gateway for keys, where the spec wants that; `models` with their prices. Raises HeadraceError."""
+    gateway.prices, gateway.currency = prices(models), spec.currency
+    if spec.keys is None:
+        return None
+    source = Source(spec.keys, os.environ, say, spec.currency, spec.redis)
+    gateway.keys = source.first()
+    if said := unpriced(gateway.keys, models, gateway.prices):
+        say(said)
+    return source
+
+
+async def follow(source: Source, gateway: Gateway, audit: Audit | None = None) -> None:
+    """Keep the gateway's keys as the source has them, and what they took on record and shared, until cancelled."""
+    sharing = asyncio.create_task(source.shared.run()) if source.shared is not None else None
     try:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            gateway.keys = source.again()
+            before, gateway.keys = gateway.keys, source.again()
+            if audit is not None and before is not None and before is not gateway.keys:
+                audit.keys(before.accounts, gateway.keys.accounts)
     finally:
         source.save()
+        if sharing is not None:
+            sharing.cancel()
+            await asyncio.gather(sharing, return_exceptions=True)
 
 
 def from_environment(variable: str, environment: Mapping[str, str]) -> list[Key]:
@@ -147,14 +185,40 @@ def from_environment(variable: str, environment: Mapping[str, str]) -> list[Key]
     return list(keys.values())
 
 
+def prices(models: Mapping[str, PriceSpec | None]) -> dict[str, Price]:
+    """Those that are known."""
+    return {name: price.price for name, price in models.items() if price is not None}
+
+
+def payable(keys: list[Key], currency: str) -> list[Key]:
+    """The same keys. Raises KeysError for a budget in another currency than the prices are in."""
+    for key in keys:
+        if isinstance(key.budget, Money) and key.budget.currency != currency:
+            wrong = f'The key "{key.name}" has a budget of {key.budget}, and prices are in {currency}.'
+            raise KeysError(wrong, f"Make it with --budget in {currency}, or write gateway.currency: {key.budget.currency}.")
+    return keys
+
+
+def unpriced(keys: Keys, models: Iterable[str], prices: Mapping[str, Price]) -> str:
+    """What to say where a budget is in money and models have no price; nothing where none is."""
+    paying = [account.key for account in keys.accounts.values() if isinstance(account.key.budget, Money)]
+    free = [name for name in models if name not in prices and any(not key.models or name in key.models for key in paying)]
+    if not free:
+        return ""
+    names = ", ".join(key.name for key in paying)
+    return (
+        f"No price is known for {', '.join(free)}: its tokens cost the budget of {names} nothing. Write models.{free[0]}.price."
+    )
+
+
+def in_month(accounts: Mapping[str, Account], month: str) -> None:
+    """It is this month for all of them."""
+    year, number = map(int, month.split("-"))
+    ends = calendar.timegm((year + number // 12, number % 12 + 1, 1, 0, 0, 0)) - time.time() + time.monotonic()
+    for account in accounts.values():
+        account.in_month(month, ends)
+
+
 def this_month() -> str:
     """Such as 2026-11, in UTC."""
     return time.strftime("%Y-%m", time.gmtime())
-
-
-def _signed(path: Path) -> object:
-    try:
-        seen = os.stat(path)
-    except OSError as error:
-        return error.errno
-    return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size

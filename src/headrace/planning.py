@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from headrace import __version__
@@ -11,7 +12,7 @@ from headrace.artifacts import artifacts
 from headrace.elsewhere import Answer, Question, intents_of, planned
 from headrace.errors import ModelError, PlanError, UsageError, WeightsError
 from headrace.facts import catalogue, request
-from headrace.facts.hardware import Machine
+from headrace.facts.hardware import Machine, Price
 from headrace.facts.model import ModelFacts, of
 from headrace.learned import forget
 from headrace.plan import lock as locks
@@ -47,8 +48,9 @@ def _at_home(spec: Spec, lock_file: Path | None, question: Question, terminal: T
     if question.update:
         made = asyncio.run(prepared(spec, terminal, lock_file, offline=question.offline, update=True))
         return explain(made)
-    made = _here(spec, lock_file, question, terminal)
-    return json.dumps(_plan_data(made), indent=2) if question.as_json else explain(made)
+    made = plan_here(spec, lock_file, question, terminal)
+    cost = f"The machine costs ${spec.usd_per_hour:g} an hour, as the file says.\n" if spec.usd_per_hour else ""
+    return json.dumps(_plan_data(made), indent=2) if question.as_json else explain(made) + cost
 
 
 def difference(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> str:
@@ -59,7 +61,7 @@ def difference(spec: Spec, lock_file: Path | None, question: Question, terminal:
     if lock is None:
         raise UsageError(f"There is no {lock_file or 'lock'} to compare with.", "headrace serve FILE writes one.")
     lines = [] if lock.headrace == __version__ else [f"~ headrace: {lock.headrace} → {__version__}"]
-    lines += locks.difference(lock, _here(spec, None, question, terminal))
+    lines += locks.difference(lock, plan_here(spec, None, question, terminal))
     return "\n".join(lines or ["Planned anew, everything would be as the lock says."])
 
 
@@ -67,14 +69,16 @@ def _no_lock(elsewhere: str) -> UsageError:
     return UsageError(f"A lock is of this machine, and the plan is for {elsewhere}.", "Say --machine auto.")
 
 
-def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> Plan:
+def plan_here(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> Plan:
     """The plan for this machine. Facts are read without fetching weights; the lock is obeyed and not written."""
-    machine_here, engines_here = this_machine(spec), here(spec)
+    machine_here = this_machine(spec)
+    engines_here = here(spec, machine_here)
     check_installed(spec, engines_here)
     lock, obeyed = obey_lock(spec, lock_file, machine_here, engines_here, terminal)
     others = artifacts(obeyed.spec)
     languages = without(obeyed.spec, others)
-    facts = facts_of(languages, ("gguf", "safetensors"), terminal, offline=question.offline)
+    formats = ("safetensors", "gguf") if engines_here.knowledge else ("gguf", "safetensors")
+    facts = facts_of(languages, formats, terminal, offline=question.offline)
     places = {name: str(model.source) for name, model in obeyed.spec.models.items() if model.source}
     try:
         made = plan(obeyed.spec, facts, places, machine_here, engines_here, others)
@@ -85,10 +89,15 @@ def _here(spec: Spec, lock_file: Path | None, question: Question, terminal: Term
 
 def _elsewhere(spec: Spec, question: Question, terminal: Terminal) -> Answer:
     """The plan for machines that are asked about."""
-    machines, intents = _machines(spec, question), intents_of(spec, question)
-    facts = facts_of(spec, ("safetensors", "gguf"), terminal, offline=question.offline)
-    members = {name: Member(known, intents[name], wanted(spec.models[name])) for name, known in facts.items()}
+    members, machines = members_of(spec, question, terminal)
     return planned(spec, question, members, machines, terminal)
+
+
+def members_of(spec: Spec, question: Question, terminal: Terminal) -> tuple[dict[str, Member], tuple[Machine, ...]]:
+    """The models that are to be planned for machines that are asked about, and those machines. Raises HeadraceError."""
+    machines, intents = machines_of(spec, question), intents_of(spec, question)
+    facts = facts_of(spec, ("safetensors", "gguf"), terminal, offline=question.offline)
+    return {name: Member(known, intents[name], wanted(spec.models[name])) for name, known in facts.items()}, machines
 
 
 def forgotten(spec: Spec) -> str:
@@ -110,9 +119,13 @@ def _asked_about(spec: Spec, question: Question) -> str | None:
     return spec.elsewhere if question.machine is None else None if question.machine == "auto" else question.machine
 
 
-def _machines(spec: Spec, question: Question) -> tuple[Machine, ...]:
+def machines_of(spec: Spec, question: Question) -> tuple[Machine, ...]:
+    """The machines asked about. Raises UsageError."""
     try:
-        return request.machine(_asked_about(spec, question) or "", catalogue.gpus(), catalogue.every_sku())
+        found = request.machine(_asked_about(spec, question) or "", catalogue.gpus(), catalogue.every_sku())
+        if question.machine is not None or spec.usd_per_hour is None:
+            return found
+        return tuple(replace(machine, price=Price(spec.usd_per_hour)) for machine in found)  # the file's price is of its machine
     except ValueError as error:
         raise UsageError(f"{'machine' if question.machine is None else '--machine'}: {error}") from None
 

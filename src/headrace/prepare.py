@@ -5,23 +5,27 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from headrace import __version__
 from headrace.artifacts import artifacts
 from headrace.engines import engines
+from headrace.engines.base import Installed
 from headrace.environments import installed
-from headrace.errors import HeadraceError, PlanError, WeightsError
+from headrace.errors import HeadraceError, PlanError, UsageError, WeightsError
 from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
 from headrace.facts.model import of
 from headrace.facts.probe import machine
+from headrace.handover.line import NOTHING, Held
+from headrace.learned import knowledge
 from headrace.plan import lock as locks
 from headrace.plan.base import Plan
 from headrace.plan.here import Here
 from headrace.plan.local_speed import Rates
+from headrace.plan.offer import Knowledge
 from headrace.plan.plan import plan
 from headrace.spec.engines import EngineOptions
 from headrace.spec.model import ModelSpec, Spec
@@ -35,15 +39,51 @@ T = TypeVar("T")
 
 
 async def prepared(
-    spec: Spec, terminal: Terminal, lock_file: Path | None, *, offline: bool = False, update: bool = False
+    spec: Spec,
+    terminal: Terminal,
+    lock_file: Path | None,
+    *,
+    offline: bool = False,
+    update: bool = False,
+    beside: Held = NOTHING,
 ) -> Plan:
-    """The plan for this machine, its weights fetched. `lock_file` is obeyed (not with `update`) and kept up to date.
+    """The plan for this machine, its weights fetched. `lock_file` is obeyed (not with `update`) and kept up to date. `beside` is
+    what another Headrace here holds meanwhile.
 
     Raises WeightsError, PlanError, LockError, ModelError.
     """
-    machine_here, engines_here = await asyncio.to_thread(this_machine, spec), here(spec)
+    machine_here = await asyncio.to_thread(this_machine, spec, beside)
+    engines_here = here(spec, machine_here)
     check_installed(spec, engines_here)
     lock, obeyed = obey_lock(spec, None if update else lock_file, machine_here, engines_here, terminal)
+    made = await decided(spec, lock, obeyed, machine_here, engines_here, terminal, offline=offline)
+    if lock_file is not None and made.lock:
+        if update:
+            with contextlib.suppress(locks.LockError):  # one that cannot be read is replaced
+                _say_dropped(read_lock(lock_file), terminal)
+        keep_lock(lock_file, made.lock, terminal)
+    return made.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A plan, and the lock that keeps it; empty when nothing is to be kept."""
+
+    plan: Plan
+    lock: str
+
+
+async def decided(
+    spec: Spec,
+    lock: locks.Lock | None,
+    obeyed: locks.Obeyed,
+    machine_here: Machine,
+    engines_here: Here,
+    terminal: Terminal,
+    *,
+    offline: bool,
+) -> Decided:
+    """Fetch the weights and decide; nothing is written but the cache. Raises as `prepared`."""
     others = artifacts(obeyed.spec)
     weights = await fetched(obeyed.spec, terminal, engines_here, offline=offline, leave=frozenset(others))
     facts = {name: of(found) for name, found in weights.items()}
@@ -51,21 +91,30 @@ async def prepared(
     made = plan(obeyed.spec, facts, paths, machine_here, engines_here, others)
     if lock:
         made = locks.explained(made, lock, obeyed.kept)
-    if lock_file is not None and (weights or others):
-        sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
-        sources |= {name: spec.models[name].source or "" for name in others}
-        _keep(lock_file, locks.write(made, spec, sources, machine_here, __version__), terminal)
-    return made
+    sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
+    sources |= {name: spec.models[name].source or "" for name in others}
+    measured_here = locks.tuned(lock, obeyed.kept)
+    return Decided(made, locks.write(made, spec, sources, machine_here, __version__, measured_here) if sources else "")
 
 
-def this_machine(spec: Spec) -> Machine:
-    """The machine that we are on, with no more memory than the spec allows."""
+def _say_dropped(lock: locks.Lock | None, terminal: Terminal) -> None:
+    for name, tuned in locks.tuned(lock, lock.models if lock else ()).items():
+        terminal.say(f"{name}: what headrace tune had measured on {tuned.when} is dropped ({tuned.evidence}).")
+
+
+def this_machine(spec: Spec, beside: Held = NOTHING) -> Machine:
+    """The machine that we are on, with no more memory than the spec allows, less what another Headrace holds or will yet take."""
     found, limit = machine(), spec.memory_limit
-    return found if limit is None else replace(found, memory_free_bytes=min(found.memory_free_bytes, limit))
+    free = found.memory_free_bytes - max(0, beside.planned_bytes - beside.resident_bytes)
+    if limit is not None:
+        free = min(free, limit - beside.planned_bytes)
+    return replace(found, memory_free_bytes=max(0, free))
 
 
-def here(spec: Spec) -> Here:
-    """The engines that are on this machine, where the spec or the environment says."""
+def here(spec: Spec, machine_here: Machine | None = None) -> Here:
+    """The engines that are on this machine, where the spec or the environment says. With `machine_here` also what is known of
+    vLLM on its GPUs, where it has some and a vLLM for them.
+    """
     configured = {}
     for model in spec.models.values():
         if isinstance(model.engine, EngineOptions):
@@ -74,7 +123,16 @@ def here(spec: Spec) -> Here:
                 configured[name] = folder
     root = spec.weights.cache or default_root()
     there = installed(engines(), root, configured)
-    return Here(engines(), there, Rates.parse(measured("local")), starts_of(spec).expected())
+    known = _on_gpus(there["vllm"], root) if machine_here and machine_here.cards and "vllm" in there else None
+    return Here(engines(), there, Rates.parse(measured("local")), starts_of(spec).expected(), known)
+
+
+def _on_gpus(vllm: Installed, root: str) -> Knowledge | None:
+    """What is known of this vLLM on GPUs; None for a build for CPUs, which has its platform in its version. One that was built
+    from source and has no number is taken to be the newest.
+    """
+    version, _, build = vllm.version.partition("+")
+    return None if "cpu" in build else replace(knowledge(root), version=version if version[:1].isdigit() else None)
 
 
 def check_installed(spec: Spec, engines_here: Here) -> None:
@@ -83,6 +141,30 @@ def check_installed(spec: Spec, engines_here: Here) -> None:
     missing = {name: why for name, engine in asked.items() if (why := engines_here.missing(engine))}
     if missing:
         raise PlanError("\n".join(f"models.{name}: {why}" for name, why in missing.items()))
+
+
+def servable(spec: Spec) -> None:
+    """Raises PlanError for a spec of another machine, UsageError where no engine is installed that serves language models."""
+    if spec.elsewhere is not None:
+        raise PlanError(
+            f"machine: {spec.elsewhere} is to be planned for, and models are served on this machine only.",
+            "Write machine: auto to serve here; headrace plan answers for the other.",
+        )
+    languages = any(model.source and model.engine_name in ("auto", "llamacpp") for model in spec.models.values())
+    if languages and not here(spec).general and not artifacts(spec):
+        raise UsageError("No engine is installed that serves language models.", "Run: pip install 'headrace[local]'")
+
+
+def server_keys(spec: Spec) -> dict[str, str]:
+    """The API keys of servers that are not ours, by model, from the environment. Raises UsageError for one that is not set."""
+    keys = {}
+    for name, model in spec.models.items():
+        if model.key is not None:
+            variable = model.key.removeprefix("env:")
+            if variable not in os.environ:
+                raise UsageError(f"models.{name}.key: the environment has no {variable}.", f"Set it: export {variable}=…")
+            keys[name] = os.environ[variable]
+    return keys
 
 
 def starts_of(spec: Spec) -> Starts:
@@ -115,7 +197,7 @@ def read_lock(lock_file: Path | None) -> locks.Lock | None:
     return locks.read(lock_file.read_text("utf-8", "replace"), str(lock_file))
 
 
-def _keep(lock_file: Path, text: str, terminal: Terminal) -> None:
+def keep_lock(lock_file: Path, text: str, terminal: Terminal) -> None:
     """Write the lock where it says something new; a folder that cannot be written is no reason not to serve."""
     try:
         if lock_file.is_file() and lock_file.read_text("utf-8") == text:
@@ -164,11 +246,14 @@ def _in_some_format(cache: Cache, model: ModelSpec, engines_here: Here, report: 
 
 
 def ways_of(model: ModelSpec, engines_here: Here) -> list[tuple[str, ...]]:
-    """The formats to try one after the other. A way of its own each: a BERT is converted to GGUF when only that will do."""
+    """The formats to try one after the other. A way of its own each: a BERT is converted to GGUF when only that will do. GPUs
+    want safetensors.
+    """
     if model.engine_name != "auto" and model.engine_name in engines_here.engines:
         return [tuple(one for one in engines_here.engines[model.engine_name].formats if one in ("gguf", "safetensors"))]
     loads = any("safetensors" in engines_here.engines[name].formats for name in engines_here.general)
-    return [("gguf",), ("safetensors",)] if loads else [("gguf",)]
+    both: list[tuple[str, ...]] = [("gguf",), ("safetensors",)]
+    return both[::-1] if engines_here.knowledge else both if loads else both[:1]
 
 
 def cache_of(spec: Spec) -> Cache:

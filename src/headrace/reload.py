@@ -1,10 +1,10 @@
 """The file of a running gateway, read again whenever it changes; one that is wrong is told of once and changes nothing."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from headrace.changed import stamp
 from headrace.spec.gateway_file import GatewayFile, GatewayFileError, read
 
 LARGEST_BYTES = 2 * 1024 * 1024
@@ -26,13 +26,13 @@ class Reloaded:
 
     def first(self) -> GatewayFile:
         """What it says now. Raises GatewayFileError."""
-        self._signature = self._signed()
+        self._signature = stamp(self._path)
         self._text = self._content()
         return self._parsed()
 
     def again(self, now: GatewayFile) -> GatewayFile | None:
         """What it says, when that is another thing than before. Raises GatewayFileError, once for each change."""
-        if (signature := self._signed()) == self._signature:
+        if (signature := stamp(self._path)) == self._signature:
             return None
         self._signature = signature
         if (text := self._content()) == self._text:
@@ -59,13 +59,6 @@ class Reloaded:
         self.keys(file)
         return file
 
-    def _signed(self) -> object:
-        try:
-            seen = os.stat(self._path)
-        except OSError as error:
-            return error.errno
-        return seen.st_dev, seen.st_ino, seen.st_mtime_ns, seen.st_size
-
     def _content(self) -> bytes:
         try:
             with self._path.open("rb") as stream:
@@ -80,7 +73,7 @@ class Reloaded:
 def _kept(file: GatewayFile, now: GatewayFile) -> GatewayFile:
     """The file without changes that this process cannot make."""
     changed = [name for name in _FIXED if getattr(file, name) != getattr(now, name)]
-    fixed = {name: getattr(now.gateway, name) for name in ("listen", "keys")}
+    fixed = {name: getattr(now.gateway, name) for name in ("listen", "keys", "tls")}
     changed += [f"gateway.{name}" for name, value in fixed.items() if getattr(file.gateway, name) != value]
     if changed:
         log.warning("%s of the file changed, which takes new pods: it stays as it is here", ", ".join(changed))

@@ -22,7 +22,7 @@ from headrace.prepare import cache_of
 from headrace.spec.kubernetes import taint
 from headrace.spec.model import ModelSpec, Spec
 from headrace.targets.manifests import kaito
-from headrace.targets.manifests.base import GPU, Cluster, Manifest, Outside, Workload
+from headrace.targets.manifests.base import GATEWAY, GPU, SCALER, Cluster, Manifest, Outside, Workload, called
 from headrace.targets.manifests.chart import chart
 from headrace.targets.manifests.exposure import bounded_by_class, guarded
 from headrace.targets.manifests.keda_rules import problems as keda
@@ -78,6 +78,7 @@ def cluster_of(spec: Spec, wish: Wish, terminal: Terminal) -> Cluster:
     machines = _machines(spec, wish)
     languages = {name: model for name, model in spec.models.items() if model.source and name not in ours}
     _reachable(languages)
+    _without_tls(spec)
     facts = _facts(spec, languages, machines, wish, terminal)
     known = {name: _known(model, facts.get(name), ours.get(name)) for name, model in spec.models.items() if model.ours}
     _named(spec)
@@ -95,19 +96,39 @@ def cluster_of(spec: Spec, wish: Wish, terminal: Terminal) -> Cluster:
     outside = tuple(Outside(name, _settings(model)) for name, model in spec.models.items() if not model.ours)
     gateway = spec.gateway.model_dump(exclude_unset=True, exclude={"listen"})
     drain = ceil(spec.gateway.drain)
-    made = Cluster(spec.kubernetes, tuple(loads), __version__, outside, dict(spec.aliases), gateway, drain, ground.shared)
+    known_prices = {name: model.price for name, model in spec.models.items() if model.ours and model.price}
+    priced = {name: price.model_dump(exclude_unset=True) for name, price in known_prices.items()}
+    made = Cluster(spec.kubernetes, tuple(loads), __version__, outside, dict(spec.aliases), gateway, drain, ground.shared, priced)
     _guarded(made)
     return made
 
 
+def _without_tls(spec: Spec) -> None:
+    if spec.gateway.tls is not None:
+        raise UsageError(
+            "gateway.tls: its files are this machine's, which pods do not see; in a cluster what exposes the gateway ends TLS.",
+            "Leave it out of the file that is rendered, and write kubernetes.expose: {host: …, ingress: …, tls: SECRET}.",
+        )
+
+
 def _named(spec: Spec) -> None:
-    """Keys that are about a model name one that is there."""
-    about: Mapping[str, Iterable[str]] = {"split": spec.kubernetes.split, "storage.images": spec.kubernetes.storage.images}
+    """Keys that are about a model name one that is there, and no two models' objects are called the same."""
+    kubernetes = spec.kubernetes
+    about: Mapping[str, Iterable[str]] = {
+        "split": kubernetes.split,
+        "storage.images": kubernetes.storage.images,
+        "targets": kubernetes.targets,
+        "names": kubernetes.names,
+    }
     for key, names in about.items():
         for name in names:
             if name not in spec.models or not spec.models[name].ours:
                 there = ", ".join(other for other, model in spec.models.items() if model.ours) or "none"
                 raise UsageError(f"kubernetes.{key}: {name} is no model that runs in the cluster.", f"There: {there}.")
+    taken = dict.fromkeys((GATEWAY, SCALER), "the gateway")
+    for name in (name for name, model in spec.models.items() if model.ours):
+        if (other := taken.setdefault(called(name, kubernetes), name)) != name:
+            raise UsageError(f"kubernetes.names: objects of {name} and of {other} are called {called(name, kubernetes)}.")
 
 
 def _guarded(cluster: Cluster) -> None:

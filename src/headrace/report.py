@@ -3,9 +3,11 @@
 import http.client
 import json
 import os
+import ssl
 import urllib.error
 import urllib.request
 from typing import Any
+from urllib.parse import urlencode
 
 from headrace.columns import aligned
 from headrace.errors import HeadraceError, UsageError
@@ -21,9 +23,15 @@ class UnreachableError(HeadraceError):
     exit_code = 69
 
 
-def get(url: str, path: str) -> Any:
-    """The JSON at `path` of the gateway at `url`. Raises HeadraceError."""
-    return _asked(url, path, None)
+class BusyError(HeadraceError):
+    """The gateway cannot do that now, or not with what it serves."""
+
+    exit_code = 75
+
+
+def get(url: str, path: str, key: str | None = None) -> Any:
+    """The JSON at `path` of the gateway at `url`; `key` instead of HEADRACE_KEY. Raises HeadraceError."""
+    return _asked(url, path, None, key=key)
 
 
 def post(url: str, path: str, value: Any) -> Any:
@@ -31,26 +39,36 @@ def post(url: str, path: str, value: Any) -> Any:
     return _asked(url, path, json.dumps(value).encode())
 
 
-def _asked(url: str, path: str, body: bytes | None) -> Any:
-    request = _request(url.rstrip("/").removesuffix("/v1") + path)
+def want(url: str, model: str, wish: str) -> Any:
+    """Ask as an administrator for `wish` of a model: a number of replicas, auto, asleep or stopped. Raises HeadraceError."""
+    return _asked(url, "/admin/wanted", urlencode({"model": model, "want": wish}).encode(), "application/x-www-form-urlencoded")
+
+
+def _asked(url: str, path: str, body: bytes | None, kind: str = "application/json", key: str | None = None) -> Any:
+    request = _request(url.rstrip("/").removesuffix("/v1") + path, key)
     if body is not None:
         request.data = body
-        request.add_header("Content-Type", "application/json")
+        request.add_header("Content-Type", kind)
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        raise HeadraceError(_message(error)) from None
+        raise (BusyError if error.code == 409 else HeadraceError)(_message(error)) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise UnreachableError(
-            f"No gateway answers at {url}: {reason}.", "Start one with headrace serve, or give its --url."
-        ) from None
+        fix = "Start one with headrace serve, or give its --url."
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not believed ({reason.verify_message})"
+            fix = "Give the certificates that signed it: --ca FILE, or SSL_CERT_FILE."
+        elif isinstance(reason, ssl.SSLError):
+            reason = f"TLS failed ({reason.reason or reason})"
+            fix = "Does it speak TLS? Without it its address begins with http://."
+        raise UnreachableError(f"No gateway answers at {url}: {reason}.", fix) from None
 
 
-def _request(url: str) -> urllib.request.Request:
+def _request(url: str, key: str | None) -> urllib.request.Request:
     """With the key of whoever asks, where there is one; from the environment, for command lines are read by others."""
-    key = os.environ.get("HEADRACE_KEY", "")
+    key = os.environ.get("HEADRACE_KEY", "") if key is None else key
     return urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 
@@ -86,14 +104,15 @@ def keys_text(keys: list[dict[str, Any]] | None) -> str:
     if keys is None:
         return "The gateway asks nobody for a key: gateway.keys in the file says where keys are (docs/keys.md)."
     rows: list[tuple[str, ...]] = [
-        ("KEY", "MODELS", "PRIORITY", "NOW", "REQUESTS", "TOKENS IN", "TOKENS OUT", "REFUSED", "LIMITS")
+        ("KEY", "MODELS", "PRIORITY", "NOW", "REQUESTS", "TOKENS IN", "TOKENS OUT", "COST", "REFUSED", "LIMITS")
     ]
     for key in keys:
-        limits = ", ".join(f"{name} {limit:,}" for name, limit in key["limits"].items())
-        counts = (key["running"], key["requests"], key["tokens_in"], key["tokens_out"], sum(key["refused"].values()))
-        admin = " (admin)" if key["admin"] else ""
-        models = ", ".join(key["models"]) or "all"
-        rows.append((key["name"] + admin, models, key["priority"], *map(str, counts), limits or "none"))
+        limits = ", ".join(f"{name} {limit if isinstance(limit, str) else f'{limit:,}'}" for name, limit in key["limits"].items())
+        counts = (key["running"], key["requests"], key["tokens_in"], key["tokens_out"], round(key["cost"], 6))
+        role = " (admin)" if key["admin"] else " (metrics)" if key["metrics"] else ""
+        models = "none" if key["metrics"] else ", ".join(key["models"]) or "all"
+        told = (*map(str, counts), str(sum(key["refused"].values())))
+        rows.append((key["name"] + role, models, key["priority"], *told, limits or "none"))
     return "\n".join(aligned(rows)) + "\n\nRequests and tokens of this month (UTC); refused by limits since the gateway started."
 
 
@@ -127,6 +146,7 @@ def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
 
 def _replica_row(replica: dict[str, Any]) -> tuple[str, ...]:
     where = replica["address"] or (f"pid {replica['pid']}" if replica["pid"] else "no process")
+    where += "".join(f", {uuid} {show_bytes(size)}" for uuid, size in replica.get("gpus", {}).items())
     since = show_duration(replica["seconds_in_state"])
     count = replica["restarts"]
     restarts = f", {count} restart{'' if count == 1 else 's'}" if count else ""

@@ -5,37 +5,45 @@ import contextlib
 import gc
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 
 from headrace import foreground
-from headrace.artifacts import artifacts
-from headrace.control.graduate import Graduations
+from headrace.announcing import Announcer
 from headrace.control.history import History
 from headrace.control.loop import Loop
 from headrace.control.starts import ColdStarts
 from headrace.control.turns import Rules
 from headrace.control.wishes import Wish, choices, refused
 from headrace.dashboard.app import Dashboard
+from headrace.dashboard.asking import Question, question
+from headrace.dashboard.plan_page import WhatIf
 from headrace.dashboard.sight import Sight
 from headrace.engines import engines
-from headrace.errors import PlanError, ReplicaError, UsageError
+from headrace.errors import ReplicaError
 from headrace.foreground import Stop, connections, guarded
 from headrace.gateway.admin import Admin
+from headrace.gateway.audit import Audit, Audited
+from headrace.gateway.certificate import Certificate
 from headrace.gateway.gateway import Gateway, Limits
-from headrace.gateway.graduations import Asked
-from headrace.graduating import graduations
-from headrace.keys import Source, follow
+from headrace.graduating import graduations, moves
+from headrace.handover.line import NOTHING, Held
+from headrace.handover.offer import Offer
+from headrace.handover.predecessor import Predecessor, predecessor
+from headrace.handover.serving import alone, held, take_over
+from headrace.keys import begin, follow
+from headrace.observing import observe
 from headrace.plan.base import Plan, PlannedModel
 from headrace.plan.explain import explain
-from headrace.prepare import here, history_of, prepared, starts_of
+from headrace.prepare import history_of, prepared, servable, starts_of
+from headrace.reloading import Parts, Reloads, adapts
+from headrace.spec.connections import DEFAULT
 from headrace.spec.model import Spec
 from headrace.targets.base import Replica
 from headrace.targets.local import LocalTarget
 from headrace.terminal import Terminal
-from headrace.traffic import ModelStatus, Task
+from headrace.traffic import ModelStatus
 from headrace.units import show_duration
 from headrace.weights.cache import default_root
 
@@ -59,13 +67,30 @@ class Options:
     """Where decisions are kept from one run to the next; None keeps none."""
     remark: str = ""
     """Said with the example request, for the demo model."""
+    what: str = ""
+    """The file or the source that is served."""
+    takeover: bool = False
+    """Start beside the Headrace that listens there, and take its place when the models are ready."""
+
+    @property
+    def served(self) -> str:
+        """The same, a file by its whole path: the history tells models of the same name apart by it."""
+        return os.path.abspath(self.what) if self.what and os.path.exists(self.what) else self.what
+
+    @property
+    def file(self) -> Path | None:
+        """The file that is served; None for a model named on the command line."""
+        return Path(self.served) if self.what.endswith((".yaml", ".yml")) else None
 
 
 class View:
     """What the admin application may see; empty until there is a plan."""
 
-    def __init__(self) -> None:
+    absent = ""
+
+    def __init__(self, moves: Callable[[PlannedModel], Sequence[tuple[str, str]]] = lambda model: ()) -> None:
         self.loop: Loop | None = None
+        self._moves = moves
 
     @property
     def plan(self) -> Plan | None:
@@ -100,6 +125,10 @@ class View:
             self.loop.wish(Wish(model, want, by))
         return why
 
+    def moves(self, model: str) -> Sequence[tuple[str, str]]:
+        planned = self._planned(model)
+        return self._moves(planned) if planned else ()
+
     def _planned(self, name: str) -> PlannedModel | None:
         return next((model for model in self.plan.models if model.name == name), None) if self.plan else None
 
@@ -109,95 +138,189 @@ class View:
 
 async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
     """Serve until SIGINT or SIGTERM: the first drains, the second stops at once. Raises HeadraceError."""
-    (host, port), keys = _checked(spec, options), _keys(spec)
-    clients = Source(spec.gateway.keys, os.environ, terminal.say) if spec.gateway.keys else None
-    remark = options.remark + (" (with a key: -H 'Authorization: Bearer …')" if clients else "")
-    stop = Stop(terminal)
-    view = View()
-    admin = Admin(view, spec.aliases, view)
-    limits = Limits(spec.gateway.queue.limit, spec.gateway.queue.wait, spec.gateway.body, connections())
-    loading = [ModelStatus(name, None, "loading", "its weights are being fetched") for name in spec.models]
-    gateway = Gateway(limits, loading, spec.aliases, admin.app, trusted=options.insecure)
-    admin.gateway = gateway
-    gateway.keys = clients.first() if clients else None
-    Dashboard(Sight(admin, view, history_of(spec))).mount()
-    address = "http://" + _authority(*await gateway.listen(host, port))
-    following = asyncio.create_task(follow(clients, gateway)) if clients else None
-    try:
-        planned = await stop.unless(prepared(spec, terminal, options.lock, offline=options.offline))
+    host, port = _checked(spec, options)
+    async with contextlib.AsyncExitStack() as leaving:
+        front = _front(spec, options, terminal, leaving)
+        before = await predecessor("serve", host, port, terminal) if options.takeover else None
+        if before is not None:
+            leaving.callback(before.close)
+        leaving.callback(front.gateway.close)
+        address = _address(front.gateway, *(before.address if before else await front.gateway.listen(host, port)))
+        beside = before.held if before else NOTHING
+        planned = await front.stop.unless(prepared(spec, terminal, options.lock, offline=options.offline, beside=beside))
         if planned is not None:
             terminal.say(explain(planned))
-            announcer = _Announcer(terminal, planned, address, remark)
-            moves = graduations(spec, options.lock, address, terminal, offline=options.offline)
-            admin.graduations.keyed = clients is not None
-            await _run(spec, planned, keys, gateway, view, stop, announcer, moves, admin.graduations)
-    finally:
-        gateway.close()
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            await _Run(front, planned, address, before).until_over()
 
 
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """The gateway and what is mounted on it, which are there before the plan is."""
+
+    options: Options
+    terminal: Terminal
+    stop: Stop
+    reloads: Reloads
+    view: View
+    admin: Admin
+    gateway: Gateway
+
+
+def _front(spec: Spec, options: Options, terminal: Terminal, leaving: contextlib.AsyncExitStack) -> _Front:
+    """All of it, to be closed by `leaving`. Raises HeadraceError."""
+    reloads = Reloads(spec, options.file, options.lock, terminal, offline=options.offline)
+    stop = Stop(terminal)
+    view = View(lambda model: moves(reloads.spec, options.lock, model, terminal))
+    admin = Admin(view, reloads.aliases, view)
+    loading = [ModelStatus(name, None, "loading", "its weights are being fetched") for name in spec.models]
+    certificate = Certificate(spec.gateway.tls, terminal.say) if spec.gateway.tls else None
+    audit = Audit(history_of(spec).parents[1] / "audit.jsonl", terminal.say)
+    leaving.callback(audit.close)
+    app = Audited(admin.app, audit)
+    gateway = Gateway(_limits(spec), loading, spec.aliases, app, trusted=options.insecure, certificate=certificate)
+    admin.gateway, admin.served = gateway, options.served
+    clients = begin(spec.gateway, {name: model.price for name, model in spec.models.items()}, gateway, terminal.say)
+    admin.graduations.keyed = admin.reloading.keyed = clients is not None
+    leaving.callback(observe(gateway, spec.gateway.log, os.environ, terminal.say))
+    if clients is not None:
+        leaving.push_async_callback(_over, asyncio.create_task(follow(clients, gateway, audit)))
+    what_if = _what_if(spec, options)
+    leaving.push_async_callback(what_if.worker.close)
+    Dashboard(Sight(admin, view, history_of(spec), spec.usd_per_hour, what_if)).mount()
+    return _Front(options, terminal, stop, reloads, view, admin, gateway)
+
+
+def _limits(spec: Spec) -> Limits:
+    gateway = spec.gateway
+    most = connections(), gateway.connections.address or DEFAULT, gateway.connections.key
+    return Limits(gateway.queue.limit, gateway.queue.wait, gateway.body, *most)
+
+
+def _what_if(spec: Spec, options: Options) -> WhatIf:
+    sources = {name: model.source for name, model in spec.models.items() if model.source}
+    first = next((question(name, model) for name, model in spec.models.items() if model.source), Question())
+    return WhatIf(sources, first, spec.weights.cache, spec.memory_limit, spec.usd_per_hour, options.offline)
+
+
+def _address(gateway: Gateway, host: str, port: int) -> str:
+    return f"{gateway.door.scheme}://[{host}]:{port}" if ":" in host else f"{gateway.door.scheme}://{host}:{port}"
 
 
 def _checked(spec: Spec, options: Options) -> tuple[str, int]:
     """Where to listen, when that is allowed and everything that is needed is installed. Raises UsageError, PlanError."""
-    if spec.elsewhere is not None:
-        raise PlanError(
-            f"machine: {spec.elsewhere} is to be planned for, and models are served on this machine only.",
-            "Write machine: auto to serve here; headrace plan answers for the other.",
-        )
+    servable(spec)
     way = "Make some (headrace key add --name NAME), listen on 127.0.0.1, or say --insecure when something else guards it."
     keys = spec.gateway.keys is not None
-    host, port = guarded(options.listen or spec.gateway.listen, way, keys=keys, insecure=options.insecure)
-    languages = any(model.source and model.engine_name in ("auto", "llamacpp") for model in spec.models.values())
-    if languages and not here(spec).general and not artifacts(spec):
-        raise UsageError("No engine is installed that serves language models.", "Run: pip install 'headrace[local]'")
-    return host, port
+    return guarded(options.listen or spec.gateway.listen, way, keys=keys, insecure=options.insecure)
 
 
-async def _run(
-    spec: Spec,
-    planned: Plan,
-    keys: Mapping[str, str],
-    gateway: Gateway,
-    view: View,
-    stop: Stop,
-    announcer: "_Announcer",
-    moves: Graduations,
-    asked: Asked,
-) -> None:
-    # Sockets go into a folder of their own in the system's temporary one, where what a killed Headrace left is swept away.
-    cache = Path(spec.weights.cache or default_root())
-    logs = _log_folder(spec, announcer.address)
-    runs = Path(tempfile.gettempdir())
-    starts = ColdStarts(planned, starts_of(spec))
-    target = LocalTarget(engines(), runs, keys, logs=logs, compiled=cache / "engines", learned=starts.learned)
-    history = History(history_of(spec), announcer.terminal.say)
-    drain, rules = max(spec.gateway.drain, LONGEST_ANSWER), Rules(min(PATIENCE, spec.gateway.queue.wait / 4))
-    loop = view.loop = moves.loop = Loop(
-        planned, target, gateway, announcer.heard, drain, starts=starts.seconds, rules=rules, recorder=history, mover=moves
-    )
-    moves.recover()
-    asked.graduations = moves
-    task = asyncio.create_task(loop.run())
-    gc.collect()
-    gc.freeze()  # what lives until the end is not looked at again and again
-    try:
-        await stop.first(task, announcer.failed)
-        if stop.asked:
-            await stop.unless(_drained(gateway, spec.gateway.drain, announcer.terminal), again=True)
-    finally:
-        gateway.close()
+def _pace(spec: Spec) -> tuple[float, Rules]:
+    """How long a replica that goes may answer, in seconds, and when models that take turns make room."""
+    return max(spec.gateway.drain, LONGEST_ANSWER), Rules(min(PATIENCE, spec.gateway.queue.wait / 4))
+
+
+class _Run:
+    """The models, from their plan to the last answer."""
+
+    def __init__(self, front: _Front, planned: Plan, address: str, before: Predecessor | None) -> None:
+        spec, options, terminal = front.reloads.spec, front.options, front.terminal
+        remark = options.remark + (" (with a key: -H 'Authorization: Bearer …')" if spec.gateway.keys else "")
+        self._front, self._before = front, before
+        self._freeing: asyncio.Task[None] | None = None
+        self._announcer = Announcer(terminal, planned, address, remark)
+        self._history = History(history_of(spec), terminal.say, options.served)
+        self._moves = graduations(lambda: front.reloads.spec, options.lock, address, terminal, offline=options.offline)
+        self._starts = ColdStarts(planned, starts_of(spec))
+        self._target = self._targeted(spec, address)
+        self._loop = front.view.loop = self._moves.loop = self._looping(planned)
+        self._offer = Offer("serve", front.gateway, terminal, self._held, lambda: self._moving() or front.reloads.under_way)
+
+    async def until_over(self) -> None:
+        """Serve until told to stop. Raises ReplicaError when no model could be started, and what the control loop fails with."""
+        self._connect()
+        task = asyncio.create_task(self._loop.run())
+        gc.collect()
+        gc.freeze()  # what lives until the end is not looked at again and again
+        try:
+            await self._begin()
+            await self._offer.until_over(self._front.stop, _pace(self._front.reloads.spec)[0], task, self._announcer.failed)
+            if self._front.stop.asked:
+                await self._drain()
+        finally:
+            await self._close(task)
+        if self._announcer.failed.is_set():
+            raise ReplicaError("No model could be started.", self._announcer.reasons())
+
+    def _targeted(self, spec: Spec, address: str) -> LocalTarget:
+        # Sockets go into a folder of their own in the system's temporary one, where what a killed Headrace left is swept away.
+        runs, logs, cache = Path(tempfile.gettempdir()), _log_folder(spec, address), Path(spec.weights.cache or default_root())
+        learned = self._starts.learned
+        return LocalTarget(engines(), runs, self._front.reloads.keys, logs=logs, compiled=cache / "engines", learned=learned)
+
+    def _looping(self, planned: Plan) -> Loop:
+        drain, rules = _pace(self._front.reloads.spec)
+        return Loop(
+            planned,
+            self._target,
+            self._front.gateway,
+            self._announcer.heard,
+            drain,
+            starts=self._starts.seconds,
+            rules=rules,
+            recorder=self._history,
+            mover=self._moves,
+            adapts=adapts,
+        )
+
+    def _connect(self) -> None:
+        """What administrators may ask for finds who does it."""
+        self._moves.recover()
+        admin, reloads = self._front.admin, self._front.reloads
+        reloads.parts = Parts(self._front.gateway, self._loop, self._starts, _limits, _pace, self._moving)
+        admin.graduations.graduations, admin.graduations.busy = self._moves, lambda: reloads.under_way
+        admin.reloading.reloads = reloads
+
+    async def _begin(self) -> None:
+        """Take the place of the one before, if there is one, and let the next take ours."""
+        stop, terminal = self._front.stop, self._front.terminal
+        if self._before is not None:
+            self._announcer.listens = False
+            await stop.unless(take_over(self._before, self._front.gateway, self._announcer.settled))
+            self._announcer.listens = True
+            self._loop.look_now()  # and announce it
+            self._freeing = asyncio.create_task(alone(self._before, self._loop, terminal.say))
+        if not stop.asked:
+            self._offer.open()
+
+    async def _drain(self) -> None:
+        if self._before is not None:
+            self._before.farewell()
+        seconds = self._front.reloads.spec.gateway.drain
+        await self._front.stop.unless(_drained(self._front.gateway, seconds, self._front.terminal), again=True)
+
+    async def _close(self, task: asyncio.Task[None]) -> None:
+        self._front.gateway.close()
+        self._offer.close()
+        await _over(task)  # what it failed with was raised by the offer
+        await _over(self._freeing)
+        await self._front.reloads.close()
+        await self._moves.close()
+        await self._front.stop.unless(self._target.close(), again=True)  # engines that are not gone by then die with us
+        self._history.close()
+
+    def _held(self) -> Held:
+        return held(self._front.gateway, self._loop.replicas)
+
+    def _moving(self) -> str:
+        """Why this is no moment to be replaced."""
+        moving = [one["model"] for one in self._moves.shown() if not one["over"]]
+        return f"{moving[0]} graduates (headrace graduate {moving[0]} --status)" if moving else ""
+
+
+async def _over(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
         task.cancel()
-        await moves.close()
-        await asyncio.gather(task, return_exceptions=True)  # what it failed with was raised by `first`
-        await stop.unless(target.close(), again=True)  # engines that are not gone by then die with us
-        history.close()
-    if announcer.failed.is_set():
-        raise ReplicaError("No model could be started.", announcer.reasons())
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _log_folder(spec: Spec, address: str) -> Path:
@@ -208,18 +331,6 @@ def _log_folder(spec: Spec, address: str) -> Path:
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="headrace-logs-"))
 
 
-def _keys(spec: Spec) -> dict[str, str]:
-    """The API keys of servers that are not ours, by model, from the environment. Raises UsageError for one that is not set."""
-    keys = {}
-    for name, model in spec.models.items():
-        if model.key is not None:
-            variable = model.key.removeprefix("env:")
-            if variable not in os.environ:
-                raise UsageError(f"models.{name}.key: the environment has no {variable}.", f"Set it: export {variable}=…")
-            keys[name] = os.environ[variable]
-    return keys
-
-
 async def _drained(gateway: Gateway, seconds: float, terminal: Terminal) -> None:
     running = sum(len(model.exchanges) for model in gateway.models.values())
     if running:
@@ -227,74 +338,6 @@ async def _drained(gateway: Gateway, seconds: float, terminal: Terminal) -> None
         terminal.say(f"Draining: {running} requests may finish within {limit}. Press Ctrl-C again to stop at once.")
     unfinished = await gateway.drain(seconds)
     terminal.say(f"Stopped; {unfinished} requests were not finished." if unfinished else "Stopped; every request was answered.")
-
-
-class _Announcer:
-    """Tells the user what becomes of the models; `failed` when none could be started."""
-
-    def __init__(self, terminal: Terminal, planned: Plan, address: str, remark: str) -> None:
-        self.terminal = terminal
-        self.failed = asyncio.Event()
-        self._tasks: dict[str, Task | None] = {model.name: model.task for model in planned.models}
-        self.address = address
-        self._remark = remark
-        self._began = monotonic()
-        self._statuses: dict[str, ModelStatus] = {}
-        self._welcomed = False
-
-    def heard(self, statuses: Sequence[ModelStatus]) -> None:
-        """The statuses after a look of the control loop."""
-        for status in statuses:
-            old = self._statuses.get(status.model)
-            self._statuses[status.model] = status
-            if old is None or old.phase != status.phase or self._failing(status, old):
-                self._changed(status, old)
-        phases = {status.phase for status in statuses}
-        on_its_way = any(status.phase == "loading" and "failed" not in status.reason for status in statuses)
-        if not self._welcomed and phases & {"ready", "asleep"} and not on_its_way:
-            self._welcomed = True
-            self.terminal.say(self._welcome())
-        if not self._welcomed and phases == {"failed"}:
-            self.failed.set()
-
-    def reasons(self) -> str:
-        """Why each model failed."""
-        return "\n".join(f"{name}: {status.reason}" for name, status in self._statuses.items())
-
-    def _failing(self, status: ModelStatus, old: ModelStatus | None) -> bool:
-        """A replica failed and will be started again: worth a line, for it may be all that the user ever sees."""
-        return status.phase != "failed" and "failed" in status.reason and (old is None or old.reason != status.reason)
-
-    def _changed(self, status: ModelStatus, old: ModelStatus | None) -> None:
-        if status.phase == "asleep" and old is None:
-            return  # the plan has said it
-        if status.phase == "ready" and not self._welcomed:
-            self.terminal.say(f"{status.model} is ready after {show_duration(monotonic() - self._began)}.")
-        elif status.phase != "loading" or old is not None:
-            self.terminal.say(f"{status.model} is {status.phase}: {status.reason}")
-
-    def _welcome(self) -> str:
-        name, task = next(iter(self._tasks.items()))
-        return f"""
-Listening on {self.address}/v1 (OpenAI's API). Try:{self._remark and " " + self._remark}
-
-  {_example(self.address, name, task)}
-
-Ctrl-C drains and stops; headrace status and headrace logs {name} tell more."""
-
-
-def _example(address: str, name: str, task: Task | None) -> str:
-    path, body = {
-        "embed": ("/v1/embeddings", f'{{"model": "{name}", "input": "Explain what a queue is."}}'),
-        "rerank": ("/v1/rerank", f'{{"model": "{name}", "query": "queue", "documents": ["a line of people", "a river"]}}'),
-        "infer": (f"/v1/models/{name}:predict", '{"instances": [ … ]}'),
-    }.get(task or "generate", ("/v1/chat/completions", _chat(name)))
-    return f"curl {address}{path} -H 'Content-Type: application/json' -d '{body}'"
-
-
-def _chat(name: str) -> str:
-    message = '{"role": "user", "content": "Explain what a queue is, briefly."}'
-    return f'{{"model": "{name}", "messages": [{message}], "max_tokens": 120}}'
 
 
 def run(spec: Spec, options: Options, terminal: Terminal) -> None:

@@ -72,16 +72,27 @@ class _Case:
 
 def simulate(spec: Spec | None, wish: Wish, terminal: Terminal) -> str:
     """The comparison as text or JSON; a picture beside it where one is asked for. `spec` is None with rates given by hand."""
-    _check(wish)
-    name, model = _one(spec, wish)
-    trace = _trace(wish, name)
-    case = _case(spec, name, model, trace, wish, terminal)
+    case, trace = _asked(spec, wish, terminal)
     if wish.suggest:
         return _suggested(case, trace, wish, terminal)
     outcomes = [*_outcomes(case, trace, wish, terminal)]
     if wish.plot:
         _draw(wish.plot, case, trace, outcomes)
     return _json(case, trace, outcomes) if wish.as_json else _text(case, trace, outcomes)
+
+
+def compared(spec: Spec | None, wish: Wish, terminal: Terminal) -> tuple[tuple[Outcome, ...], str]:
+    """Each policy's outcome, and the comparison as text. Raises HeadraceError."""
+    case, trace = _asked(spec, wish, terminal)
+    outcomes = tuple(_outcomes(case, trace, wish, terminal))
+    return outcomes, _text(case, trace, outcomes)
+
+
+def _asked(spec: Spec | None, wish: Wish, terminal: Terminal) -> tuple[_Case, Trace]:
+    _check(wish)
+    name, model = _one(spec, wish)
+    trace = _trace(wish, name)
+    return _case(spec, name, model, trace, wish, terminal), trace
 
 
 def _check(wish: Wish) -> None:

@@ -112,3 +112,7 @@ class Finished(NamedTuple):
     waited: float
     ttft: float | None
     seconds: float
+    key: str | None = None
+    """The name of the key that it came with; None without keys."""
+    cached: int = 0
+    """Tokens of the prompt that the engine had cached, as far as it says so."""

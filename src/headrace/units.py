@@ -8,6 +8,7 @@ import math
 import re
 
 SIZE_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*(?:[kKmMgGtT]i?)?[bB]?"
+COST_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*USD\s*/\s*h"
 COUNT_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*[kKmM]?"
 DURATION_PATTERN = r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+"
 
@@ -17,6 +18,7 @@ _DURATION = re.compile(DURATION_PATTERN)
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKmM]?)")
+_COST = re.compile(COST_PATTERN)
 _RANGE = re.compile(r"([0-9]+)(?:\.\.([0-9]+))?")
 _LONGEST_NUMBER = 30
 """Characters of a number; longer ones are typing accidents that would only overflow further on."""
@@ -46,6 +48,16 @@ def parse_count(text: str) -> int:
     if not number:
         raise ValueError(f'"{_short(text)}" is not a number above 0; write 50, or 8k for 8192')
     return number
+
+
+def parse_cost(text: str) -> float:
+    """US dollars per hour in `text`: `3.67 USD/h`. The catalogue's prices are in dollars, and these are compared with them.
+
+    Raises ValueError.
+    """
+    if not _COST.fullmatch(text.strip()) or len(text) > _LONGEST_NUMBER:
+        raise ValueError(f'"{_short(text)}" is not a price in US dollars per hour; write 3.67 USD/h')
+    return float(text.partition("USD")[0])
 
 
 def parse_range(text: str) -> tuple[int, int]:

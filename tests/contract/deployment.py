@@ -35,6 +35,7 @@ class Deployment:
         self.plan, self.broken, self.engine = given.plan, given.broken, engine
         self._target, self._gateway, self._address = target, gateway, address
         self.first: dict[str, Reading | None] = {}
+        self.loop: Loop
         self._open: list[Exchange] = []
 
     async def send(self, method: str, path: str, body: Any = b"", headers: str = "") -> Exchange:
@@ -173,12 +174,13 @@ async def deployed(given: Given, compiled: Path) -> AsyncIterator[Deployment]:
     admin.gateway = gateway
     with tempfile.TemporaryDirectory(prefix="hr-") as folder:
         target = LocalTarget(engines, Path(folder), timing=TIMING, compiled=compiled)
-        loop = view.loop = Loop(plan, target, gateway, lambda statuses: None)
+        loop = view.loop = Loop(plan, target, gateway, lambda statuses: None, adapts=adapts_of(engines))
         task = asyncio.create_task(loop.run())
         first = plan.models[0].replicas[0]
         assert isinstance(first, Placement)
         address = await gateway.listen("127.0.0.1", 0)
         deployment = Deployment(given, engines[first.engine], target, gateway, address)
+        deployment.loop = loop
         try:
             await deployment.begin()
             yield deployment
@@ -188,6 +190,11 @@ async def deployed(given: Given, compiled: Path) -> AsyncIterator[Deployment]:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await target.close()
+
+
+def adapts_of(engines: Mapping[str, Engine]) -> Callable[[Placement, Placement], bool]:
+    """Whether a replica can be made to run other adapters, as its engine says."""
+    return lambda running, wanted: engines[running.engine].adapt(running, wanted) is not None
 
 
 async def connected(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

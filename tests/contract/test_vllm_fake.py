@@ -182,8 +182,9 @@ async def test_a_client_that_leaves_frees_its_place_streaming_or_not(fake, strea
     assert (fake.aborted, fake.finished) == (1, 0)
 
 
-async def test_adapters_come_and_go(http):
-    adapter = {"lora_name": "poet", "lora_path": "/a/poet"}
+async def test_adapters_come_and_go(http, tmp_path):
+    adapter = {"lora_name": "poet", "lora_path": str(tmp_path)}
+    assert (await http.post("/v1/load_lora_adapter", json=adapter | {"lora_path": "/no/poet"})).status_code == 404
     assert (await http.post("/v1/unload_lora_adapter", json=adapter)).status_code == 404
     assert (await http.post("/v1/load_lora_adapter", json=adapter)).status_code == 200
     assert (await http.post("/v1/load_lora_adapter", json=adapter)).status_code == 400

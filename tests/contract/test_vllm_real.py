@@ -13,9 +13,11 @@ import tempfile
 from dataclasses import replace as replaced
 from pathlib import Path
 
+import adapters
 import psutil
 import pytest
 import pytest_asyncio
+from deployment import Given, deployed
 from engine_client import Server, chat
 
 from headrace.engines.base import Placement
@@ -167,6 +169,14 @@ async def test_an_adapter_is_a_model_of_its_own_and_others_come_while_it_runs(se
     assert (await server.chat(model="second")).status == 200
     assert (await server.ask("POST", "/v1/unload_lora_adapter", {"lora_name": "second"})).status == 200
     assert (await server.chat(model="second")).status == 404
+
+
+async def test_adapters_of_a_model_that_is_served_come_and_go_without_a_restart(python, folder, tmp_path):
+    poet = folder / "poet"
+    plan = adapters.planned(placement(python, folder), {"poet": str(poet)})
+    async with deployed(Given(plan, {"vllm": ENGINE}), tmp_path) as there:
+        await adapters.one_that_is_refused_leaves_the_others(there, poet)
+        await adapters.they_come_and_go_without_a_restart(there, poet)
 
 
 async def test_sigterm_lets_everything_in_flight_finish_and_nobody_in(server):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-_LISTENING = re.compile(r"Listening on (http://\S+)/v1")
+_LISTENING = re.compile(r"Listening on (https?://\S+)/v1")
 
 
 class Served:

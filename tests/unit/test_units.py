@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.units import parse_bytes, parse_count, parse_duration, parse_range, show_bytes, show_duration
+from headrace.units import parse_bytes, parse_cost, parse_count, parse_duration, parse_range, show_bytes, show_duration
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,17 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration; write 500ms"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "usd"), [("3.67 USD/h", 3.67), ("2USD / h", 2.0), ("0.5 USD/h ", 0.5)])
+def test_a_price_is_in_dollars_an_hour(text: str, usd: float) -> None:
+    assert parse_cost(text) == usd
+
+
+@pytest.mark.parametrize("text", ["", "3.67", "3.67 EUR/h", "$3.67/h", "3.67 USD/d", "-1 USD/h", "9" * 40 + " USD/h"])
+def test_what_is_no_price_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write 3\.67 USD/h"):
+        parse_cost(text)
 
 
 @pytest.mark.parametrize(("text", "pair"), [("2", (2, 2)), ("0..8", (0, 8)), (" 1..1 ", (1, 1))])

@@ -20,6 +20,8 @@ NEVER_SECONDS = 1e9
 """The idle time of a model that sleeps only to make room."""
 COLD_START_SECONDS = 5.0
 """A start that was never measured here is taken to be so long, and longer by what is to be read."""
+GPU_START_SECONDS = 90.0
+"""Of vLLM on GPUs, without reading weights: compiling and capturing graphs took 20 to 90 s in published logs."""
 READ_BYTES_PER_SECOND = 200e6
 
 _IN_MEMORY = (Life.STARTING, Life.LOADING, Life.READY)
@@ -131,7 +133,10 @@ def expected_start(model: PlannedModel, starts: Mapping[str, float]) -> float:
     """Seconds from the decision to the first answer: as measured, or by the bytes that are to be read."""
     if model.name in starts:
         return starts[model.name]
-    size = sum(placement.memory_bytes for placement in model.replicas[:1] if isinstance(placement, Placement))
+    first = model.replicas[0] if model.replicas else ""
+    if isinstance(first, Placement) and first.devices and model.facts:
+        return GPU_START_SECONDS + model.facts.weight_bytes / READ_BYTES_PER_SECOND
+    size = first.memory_bytes if isinstance(first, Placement) else 0
     return COLD_START_SECONDS + size / READ_BYTES_PER_SECOND
 
 

@@ -2,17 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
-from headrace.control.members import Member, replicas, status
+from headrace.control.members import Member, on_trial, replicas, status
 from headrace.control.status import endpoints
 from headrace.control.status import status as planned_status
 from headrace.plan.base import PlannedModel
 from headrace.plan.choose import SERVER_SLOTS
-from headrace.spec.gateway_file import GatewayFile, ServiceModel
+from headrace.spec.gateway_file import GatewayFile, InPods
 from headrace.spec.model import ModelSpec
 from headrace.targets.base import Replica
 from headrace.targets.pods.slices import Pod, Slice, Standing, pods
@@ -61,6 +61,8 @@ class Follow:
         self.file = file
         self.replicas: tuple[Replica, ...] = ()
         """Every pod and server, as it was when it was looked at last."""
+        self.watched: Callable[[str], bool] = lambda model: True
+        """Whether somebody looks after the model's trial: one that nobody watches gets nothing."""
         self._told, self._outside, self._front, self._own = told, outside, front, own
         self._wakes = asyncio.Event()
         self._refusing: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -91,20 +93,35 @@ class Follow:
         slices = self._told.slices
         by_service = _by_service(slices.values() if slices else ())
         members = [_member(name, about, by_service) for name, about in self.file.models.items()]
-        self._knock(members)
+        trials = {name: _member(name, about.trial, by_service) for name, about in self.file.models.items() if about.trial}
+        self._knock([*members, *trials.values()])
         now, before = monotonic(), {(replica.model, replica.name): replica for replica in self.replicas}
         gateways = self._gateways(by_service)
         found: list[Replica] = list(self._outside.replicas)
         statuses = [_outside_status(name, model, found) for name, model in self.file.outside.items()]
-        for member in members:
+
+        def seen(member: Member) -> tuple[tuple[Replica, ...], ModelStatus]:
             own = {name: before[member.name, name] for name in member.pods if (member.name, name) in before}
             refusing = {name for name, pod in member.pods.items() if (name, pod.address) in self._refusing}
             made = replicas(member, gateways, refusing, own, now)
-            statuses.append(status(member, made, now, heard=slices is not None))
-            found += made
+            found.extend(made)
+            return made, status(member, made, now, heard=slices is not None)
+
+        for member in members:
+            _, told = seen(member)
+            if (trial := trials.get(member.name)) is not None:
+                made, new = seen(trial)
+                told = on_trial(told, new, made, self.share(member.name))
+            statuses.append(told)
         _log(before, found)
         self.replicas = tuple(found)
         self._front.update(statuses, endpoints(found))
+
+    def share(self, model: str) -> float:
+        """The part of a model's conversations that goes to its trial now."""
+        about = self.file.models.get(model)
+        trial = about.trial if about else None
+        return trial.share if trial is not None and self.watched(model) else 0.0
 
     def peers(self, service: str) -> dict[str, tuple[str, bool]] | None:
         """The other gateways' pods behind `service`: (host:port, whether it is ending); None when nothing was heard."""
@@ -144,7 +161,7 @@ class Follow:
         self.changed()
 
 
-def _member(name: str, about: ServiceModel, by_service: Mapping[str, list[Slice]]) -> Member:
+def _member(name: str, about: InPods, by_service: Mapping[str, list[Slice]]) -> Member:
     return Member(name, about, pods(by_service.get(about.service, ()), about.service, about.port))
 
 

@@ -16,6 +16,7 @@ from headrace.control.guards import Evidence, median
 from headrace.control.journal import Entry, Journal, Running
 from headrace.engines.base import Placement
 from headrace.errors import HeadraceError, UsageError
+from headrace.facts.hardware import Card
 from headrace.plan.base import Plan, PlannedModel
 from headrace.targets.base import Replica, State
 from headrace.traffic import Endpoint, Finished, Load, Split
@@ -29,11 +30,12 @@ log = logging.getLogger("headrace")
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What a aim comes to: the model as it would be planned, in a sentence, and the lock that says so (None: none is kept)."""
+    """What an aim comes to: the model as it would be planned on `cards`, a sentence, and its lock (None: none is kept)."""
 
     new: PlannedModel
     sentence: str
     lock: str | None = None
+    cards: tuple[Card, ...] = ()
 
 
 Planner = Callable[[Aim, Plan, Sequence[Replica]], Coroutine[Any, Any, Prospect]]
@@ -53,6 +55,9 @@ class Planned(Protocol):
 
     def look_now(self) -> None:
         """Look again at once."""
+
+    def noted(self, model: str, move: str, sentence: str) -> None:
+        """Say and keep a decision."""
 
 
 @dataclass(slots=True)
@@ -94,7 +99,7 @@ class Graduations:
 
     # ---- what others ask
 
-    def begin(self, aim: Aim, interrupted: int = 0) -> None:
+    def begin(self, aim: Aim, interrupted: int = 0, by: str = "") -> None:
         """Begin a graduation. Raises UsageError when the model is none, or one is under way."""
         if all(model.name != aim.model for model in self.loop.plan.models):
             known = ", ".join(model.name for model in self.loop.plan.models)
@@ -106,20 +111,20 @@ class Graduations:
         run = Run(aim, Standing("planning", monotonic()), interrupted=interrupted, evidence=Evidence(aim.rules.slower))
         self._runs[aim.model] = run
         again = "again, for it was interrupted: " if interrupted else ""
-        self._enter(run, Standing("planning", monotonic(), f"{again}{aim.model} to {aim.to}"))
+        self._enter(run, Standing("planning", monotonic(), f"{again}{aim.model} to {aim.to}{by and f', as {by} asked'}"))
 
-    def asked(self, body: bytes) -> None:
-        """Begin one as JSON says. Raises UsageError, and msgspec's ValidationError or DecodeError."""
-        self.begin(checked(msgspec.json.decode(body, type=Aim)))
+    def asked(self, body: bytes, by: str) -> None:
+        """Begin one as JSON says, for whoever `by` names. Raises UsageError, and msgspec's ValidationError or DecodeError."""
+        self.begin(checked(msgspec.json.decode(body, type=Aim)), by=by)
 
-    def abort(self, model: str) -> None:
-        """Go back, if that can still be. Raises UsageError."""
+    def abort(self, model: str, by: str) -> None:
+        """Go back, if that can still be, as `by` asks. Raises UsageError."""
         run = self._runs.get(model)
         if run is None or run.standing.over:
             raise UsageError(f'No graduation of "{model}" is under way.')
         if run.standing.phase == "draining":
             raise UsageError(f"{model} runs on {run.aim.to} by now: there is no way back but another graduation.")
-        run.abort = "asked to go back"
+        run.abort = f"asked to go back by {by}"
         if run.standing.phase == "planning" and run.task:
             run.task.cancel()
             self._enter(run, Standing("rolled back", monotonic(), run.abort))
@@ -173,7 +178,8 @@ class Graduations:
         if not on_its_way:
             return plan
         models = (_both(model, on_its_way[model.name]) if model.name in on_its_way else model for model in plan.models)
-        return replace(plan, models=tuple(models))
+        new = [card for run in on_its_way.values() if run.prospect for card in run.prospect.cards]
+        return replace(plan, models=tuple(models), cards=plan.cards or tuple(new))
 
     def split(self, model: str) -> Split | None:
         """How a model's traffic is split now."""
@@ -207,7 +213,7 @@ class Graduations:
     def _enter(self, run: Run, standing: Standing) -> None:
         """It stands elsewhere now: say so, keep it, do what belongs to it."""
         before, run.standing = run.standing, standing
-        log.info("graduation of %s: %s: %s", run.aim.model, standing.phase, standing.reason)
+        self.loop.noted(run.aim.model, "graduation", f"{standing.phase}: {standing.reason}")
         run.story.append((time.time(), f"{standing.phase}: {standing.reason}"))
         self._keep(run)
         match standing.phase:
@@ -220,7 +226,7 @@ class Graduations:
             case "locking":
                 run.task = asyncio.create_task(self._lock(run))
             case "draining" if before.phase == "locking" and run.prospect:
-                self._replace(run.prospect.new)
+                self._replace(run.prospect)
             case "rolling back" if run.task and not run.task.done():
                 run.task.cancel()
 
@@ -233,9 +239,10 @@ class Graduations:
             if run.standing.phase in ("starting", "comparing", "shifting"):
                 run.abort = run.abort or f"its journal cannot be written: {error}"
 
-    def _replace(self, new: PlannedModel) -> None:
+    def _replace(self, found: Prospect) -> None:
         plan = self.loop.plan
-        self.loop.plan = replace(plan, models=tuple(new if model.name == new.name else model for model in plan.models))
+        models = tuple(found.new if model.name == found.new.name else model for model in plan.models)
+        self.loop.plan = replace(plan, models=models, cards=plan.cards or found.cards)
 
     # ---- what takes time
 
@@ -244,12 +251,10 @@ class Graduations:
         try:
             run.prospect = await self._planner(run.aim, self.loop.plan, self.loop.replicas)
         except HeadraceError as error:
-            self._enter(run, Standing("rolled back", monotonic(), f"nothing was changed: {error}"))
-            return
+            return self._enter(run, Standing("rolled back", monotonic(), f"nothing was changed: {error}"))
         except Exception as error:
             log.exception("planning a graduation failed")
-            self._enter(run, Standing("rolled back", monotonic(), f"nothing was changed, by a bug of ours: {error!r}"))
-            return
+            return self._enter(run, Standing("rolled back", monotonic(), f"nothing was changed, by a bug of ours: {error!r}"))
         run.old, run.count = model.replicas, _count(model, self.loop.replicas)
         self._enter(run, Standing("starting", monotonic(), run.prospect.sentence))
         self.loop.look_now()

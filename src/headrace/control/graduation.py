@@ -37,6 +37,8 @@ class Rules:
     patience_seconds: float = 120.0
     slower: float = 1.3
     """How many times as long the new may take."""
+    start_seconds: float = START_SECONDS
+    """The longest start, weights to fetch included; in a cluster the node as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ def checked(aim: Aim) -> Aim:
         raise UsageError(f"The steps {', '.join(map(str, rules.steps))} do not rise between 1 and 100.")
     if rules.steps[-1] != 100:
         raise UsageError(f"The steps end at {rules.steps[-1]} %, and a graduation at 100.", "Add it: --steps 1,10,50,100")
+    if not 1 <= rules.start_seconds <= MOST_PATIENCE:
+        raise UsageError("A start takes at least 1 second, and at most 7 days.")
     if rules.answers < 1 or not 0 < rules.patience_seconds <= MOST_PATIENCE or not 1 <= rules.slower <= 100:
         raise UsageError("answers is at least 1, patience above 0 and at most 7 days, slower between 1 and 100.")
     if aim.context is not None and aim.context < 16:
@@ -135,12 +139,12 @@ def step(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standing:
     if standing.phase == "draining":
         gone = not seen.old_there and seen.new_ready >= seen.new_wanted
         return _to("done", now, "the old replicas have answered all they had and are gone") if gone else standing
-    if why := _stop(standing, seen, now):
+    if why := _stop(standing, seen, rules, now):
         return _to("rolling back", now, why)
     return _onward(standing, seen, rules, now)
 
 
-def _stop(standing: Standing, seen: Seen, now: float) -> str:
+def _stop(standing: Standing, seen: Seen, rules: Rules, now: float) -> str:
     """Why it must not go on; empty when it may."""
     if standing.phase == "locking" and seen.locked == "":
         return ""  # it is written: there is no way back by now
@@ -149,9 +153,10 @@ def _stop(standing: Standing, seen: Seen, now: float) -> str:
     if standing.phase in ("comparing", "shifting", "locking") and seen.broken:
         return seen.broken
     if standing.phase == "starting":
+        late = now - standing.since >= rules.start_seconds
         if seen.broken and seen.failures > 1:
             return f"it does not start: {seen.broken}"
-        return f"it was not ready after {show_duration(START_SECONDS)}" if now - standing.since >= START_SECONDS else ""
+        return f"it was not ready after {show_duration(rules.start_seconds)}" if late else ""
     if standing.phase == "comparing":
         return seen.compared or ""
     if standing.phase == "locking":

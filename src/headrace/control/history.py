@@ -40,8 +40,9 @@ _CLOSE_SECONDS = 5.0
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (at REAL NOT NULL, model TEXT NOT NULL, replica TEXT NOT NULL, status INTEGER NOT NULL,
-  tokens_in INTEGER, tokens_out INTEGER, waited REAL NOT NULL, ttft REAL, seconds REAL NOT NULL);
+  tokens_in INTEGER, tokens_out INTEGER, waited REAL NOT NULL, ttft REAL, seconds REAL NOT NULL, key TEXT, run REAL);
 CREATE INDEX IF NOT EXISTS requests_at ON requests (at);
+CREATE TABLE IF NOT EXISTS runs (run REAL PRIMARY KEY, served TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS policies (id INTEGER PRIMARY KEY, data TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS samples (at REAL NOT NULL, run REAL NOT NULL, model TEXT NOT NULL, seconds REAL NOT NULL,
   waiting REAL, running REAL, arrivals REAL, ready REAL, starting REAL, wanted REAL, tokens_in REAL, tokens_out REAL,
@@ -51,7 +52,13 @@ CREATE TABLE IF NOT EXISTS decisions (at REAL NOT NULL, run REAL NOT NULL, model
   after INTEGER NOT NULL, granted INTEGER NOT NULL, move TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS decisions_at ON decisions (at);
 """
-"""`at` and `run` (when this Headrace began) are seconds since 1970; `seconds` of a sample is the time that it stands for."""
+"""`at` and `run` (when this Headrace began) are seconds since 1970; `seconds` of a sample is the time that it stands for.
+`served` is the file, or the source, that the run served: models of two files may have the same name.
+"""
+_LATER = {"requests": ("key TEXT", "run REAL")}
+"""Columns that files of earlier versions lack; what is in those stays, with nothing there."""
+SERVED = "(?1 = '' OR IFNULL(run, 0) NOT IN (SELECT run FROM runs WHERE served <> ?1))"
+"""The condition on rows of runs that served ?1, and of runs of which nobody noted what they served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,12 @@ class _Batch:
 
 
 class History:
-    """A Recorder (see loop.py) that keeps everything in `file`. `say` tells the user when that is not possible."""
+    """A Recorder (see loop.py) that keeps everything in `file`. `say` tells the user when that is not possible; `served` is
+    where the models come from, a file or a source.
+    """
 
-    def __init__(self, file: Path, say: Callable[[str], None]) -> None:
-        self._file, self._say = file, say
+    def __init__(self, file: Path, say: Callable[[str], None], served: str = "") -> None:
+        self._file, self._say, self._served = file, say, served
         self._offset = time.time() - time.monotonic()
         self._run = time.time()
         self._queue: queue.Queue[_Batch | None] = queue.Queue(_MOST_BATCHES)
@@ -86,7 +95,7 @@ class History:
     ) -> None:
         """Keep these. Never waits: what the thread cannot keep up with is dropped."""
         batch = _Batch(
-            [(one.arrived + self._offset, *one[1:]) for one in requests],
+            [(one.arrived + self._offset, *one[1:-1], self._run) for one in requests],
             [*self._given(verdicts, loads, now), *self._plain({one.model for one in verdicts}, loads, replicas, now)],
             [self._decision(one, now) for one in verdicts if one.changed],
         )
@@ -159,7 +168,7 @@ class History:
         while not over:
             batches, over = self._next()
             try:
-                connection = connection or opened(self._file)
+                connection = connection or self._opened()
                 _write(connection, batches)
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     tidied = time.monotonic()
@@ -169,6 +178,13 @@ class History:
                 _close(connection)
                 connection = None
         _close(connection)
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = opened(self._file)
+        if self._served:
+            with connection:
+                connection.execute("INSERT OR IGNORE INTO runs VALUES (?, ?)", (self._run, self._served))
+        return connection
 
     def _next(self) -> tuple[list[_Batch], bool]:
         """What there is to write, at least something, and whether that is all."""
@@ -196,17 +212,36 @@ class History:
 
 
 def opened(file: Path) -> sqlite3.Connection:
-    """The history in a file, made when there is none. Raises sqlite3.Error, OSError."""
+    """The history in a file, made when there is none, brought up to date when it is of an earlier version.
+
+    Raises sqlite3.Error, OSError.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(file, timeout=_LOCKED_SECONDS)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.executescript(SCHEMA)
+        _migrate(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    if all(_missing(connection, table) == [] for table in _LATER):
+        return
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # two gateways may start at once on one file
+        for table in _LATER:
+            for column in _missing(connection, table):
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
+def _missing(connection: sqlite3.Connection, table: str) -> list[str]:
+    there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    return [column for column in _LATER[table] if column.split()[0] not in there]
 
 
 def tidy(connection: sqlite3.Connection, now: float) -> None:
@@ -214,9 +249,9 @@ def tidy(connection: sqlite3.Connection, now: float) -> None:
     old = (now - FULL_SECONDS,)
     with connection:
         connection.execute(
-            "INSERT INTO samples SELECT CAST(at / 60 AS INTEGER) * 60, MAX(run), model, 60, AVG(waiting), AVG(running), "
+            "INSERT INTO samples SELECT CAST(at / 60 AS INTEGER) * 60, run, model, 60, AVG(waiting), AVG(running), "
             "SUM(arrivals), AVG(ready), AVG(starting), AVG(wanted), SUM(tokens_in), SUM(tokens_out), AVG(ttft), AVG(tpot), "
-            "NULL, NULL, NULL FROM samples WHERE at < ? AND seconds <> 60 GROUP BY model, CAST(at / 60 AS INTEGER)",
+            "NULL, NULL, NULL FROM samples WHERE at < ? AND seconds <> 60 GROUP BY run, model, CAST(at / 60 AS INTEGER)",
             old,
         )
         connection.execute("DELETE FROM samples WHERE at < ? AND seconds <> 60", old)
@@ -227,12 +262,14 @@ def tidy(connection: sqlite3.Connection, now: float) -> None:
         if surplus:
             chosen = "SELECT rowid FROM requests ORDER BY at LIMIT ?"
             connection.execute(f"DELETE FROM requests WHERE rowid IN ({chosen})", (surplus,))
+        kept = "run NOT IN (SELECT run FROM samples) AND run NOT IN (SELECT run FROM decisions)"
+        connection.execute(f"DELETE FROM runs WHERE run < ? AND {kept}", (now - KEPT_SECONDS,))
 
 
 def _write(connection: sqlite3.Connection, batches: Sequence[_Batch]) -> None:
     with connection:
         for batch in batches:
-            connection.executemany(_insert("requests", 9), batch.requests)
+            connection.executemany(_insert("requests", 11), batch.requests)
             connection.executemany(_insert("decisions", 8), batch.decisions)
             connection.executemany(_insert("samples", 17), [_numbered(connection, row) for row in batch.samples])
 

@@ -14,7 +14,7 @@ from headrace.control.turns import Rules
 from headrace.control.wishes import Wish, asleep, current, held
 from headrace.plan.plan import Plan
 from headrace.targets.base import Change, Replica, Target
-from headrace.targets.changes import changes
+from headrace.targets.changes import Adapts, changes, never
 from headrace.traffic import Endpoint, Finished, Load, ModelStatus, Split
 
 LOOK_SECONDS = 1.0
@@ -114,6 +114,7 @@ class Loop:
         rules: Rules | None = None,
         recorder: Recorder | None = None,
         mover: Mover | None = None,
+        adapts: Adapts = never,
     ) -> None:
         self.plan = plan
         self.replicas: tuple[Replica, ...] = ()
@@ -133,6 +134,7 @@ class Loop:
         self._drain_seconds = drain_seconds
         self._starts = {} if starts is None else starts
         self._rules, self._recorder, self._mover = rules, recorder or Nothing(), mover
+        self._adapts = adapts
         self._needed = asyncio.Event()
         front.when_needed(self._needed.set)
 
@@ -155,7 +157,8 @@ class Loop:
         if self._mover is not None:
             self._mover.look(self.replicas, loads, finished, now)
         self._decide(loads, finished, now)
-        todo = changes(at(self._held, self.outcome.counts), self.replicas, loads, now, self._drain_seconds)
+        wanted = at(self.held, self.outcome.counts)
+        todo = changes(wanted, self.replicas, _all(loads, self.replicas), now, self._drain_seconds, self._adapts)
         for change in todo:
             log.info("%s", _sentence(change))
         if todo:
@@ -163,6 +166,26 @@ class Loop:
             self.replicas = await self._target.observe()
         if todo or reasons != self.outcome.reasons or wishes != self.wishes or splits != self._splits():
             self._tell()
+
+    def replan(self, plan: Plan, drain_seconds: float, rules: Rules | None, why: Mapping[str, str]) -> None:
+        """Make another plan true from now on, whose models the gateway has already; `why` is a sentence for each that changes."""
+        self._drain_seconds, self._rules = drain_seconds, rules
+        before = {model.name: len(model.replicas) for model in self.plan.models}
+        after = {model.name: len(model.replicas) for model in plan.models}
+        self.plan = plan
+        self._front.when_needed(self._needed.set)
+        now = monotonic()
+        for model, sentence in why.items():
+            self._say(now, model, "reload", f"{model}: {sentence}")
+            self._recorder.note(model, before.get(model, 0), after.get(model, 0), "reload", sentence, now)
+        self._needed.set()
+
+    def noted(self, model: str, move: str, sentence: str) -> None:
+        """Say and keep a decision on a model that was made elsewhere, and that changes no number of replicas."""
+        now, there = monotonic(), sum(replica.model == model for replica in self.replicas)
+        log.info("%s of %s: %s", move, model, sentence)
+        self.decisions.append((now, model, f"{move} of {model}: {sentence}"))
+        self._recorder.note(model, there, there, move, sentence, now)
 
     def look_now(self) -> None:
         """Look again at once."""
@@ -178,7 +201,8 @@ class Loop:
         return self._target.logs(replica, lines)
 
     @property
-    def _held(self) -> Plan:
+    def held(self) -> Plan:
+        """The plan with what administrators asked for and what is on its way to another engine."""
         plan = held(self.plan, self.wishes)
         return plan if self._mover is None else self._mover.planned(plan)
 
@@ -204,7 +228,7 @@ class Loop:
 
     def _decide(self, loads: Mapping[str, Load], finished: Sequence[Finished], now: float) -> None:
         before = self.outcome
-        self.outcome = autoscaled(self._held, self.replicas, loads, now, before.known, self._starts, self._rules)
+        self.outcome = autoscaled(self.held, self.replicas, loads, now, before.known, self._starts, self._rules)
         if resting := asleep(self.wishes):
             self.outcome = replace(self.outcome, counts={**self.outcome.counts, **resting})
         for verdict in self.outcome.verdicts:
@@ -239,11 +263,17 @@ class Loop:
         starts = {model.name: expected_start(model, self._starts) for model in self.plan.models if model.scale is not None}
         if self._mover is not None:
             self._mover.seen(self.replicas)
-        told = statuses(self._held, self.replicas, starts, self.outcome.reasons, monotonic())
+        told = statuses(self.held, self.replicas, starts, self.outcome.reasons, monotonic())
         if splits := self._splits():
             told = [replace(status, split=splits.get(status.model)) for status in told]
         self._front.update(told, endpoints(self.replicas))
         self._heard(told)
+
+
+def _all(loads: Mapping[str, Load], replicas: Sequence[Replica]) -> Mapping[str, Load]:
+    """Loads of every model that has replicas: where the gateway has nothing of one, it is served no more and has no requests."""
+    gone = {replica.model for replica in replicas if replica.model not in loads}
+    return {**{name: Load(name, 0, {}, 0, 0, 0, 0, 0, None, None) for name in gone}, **loads} if gone else loads
 
 
 def _sentence(change: Change) -> str:

@@ -1,13 +1,13 @@
 """The pods behind a model's Service → its Replicas and its ModelStatus, with this gateway's share of the slots."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
-from headrace.spec.gateway_file import ServiceModel
+from headrace.spec.gateway_file import InPods
 from headrace.targets.base import Replica, State
 from headrace.targets.pods.slices import Pod, Standing
-from headrace.traffic import Endpoint, ModelStatus, Phase
+from headrace.traffic import Endpoint, ModelStatus, Phase, Split
 from headrace.units import show_duration
 
 _STATES = {Standing.STARTING: State.STARTING, Standing.READY: State.READY, Standing.DRAINING: State.DRAINING}
@@ -18,7 +18,7 @@ class Member:
     """A model in pods: its name, what the file says of it, and the pods behind its Service."""
 
     name: str
-    about: ServiceModel
+    about: InPods
     pods: Mapping[str, Pod]
 
 
@@ -80,7 +80,15 @@ def status(member: Member, found: Sequence[Replica], now: float, *, heard: bool)
     return ModelStatus(member.name, member.about.task, phase, reason, member.about.context, frozenset(member.about.also), left)
 
 
-def _phase(about: ServiceModel, found: Sequence[Replica], *, heard: bool) -> tuple[Phase, str]:
+def on_trial(old: ModelStatus, new: ModelStatus, replicas: Iterable[Replica], share: float) -> ModelStatus:
+    """The status of a model with others on trial: it is ready where either of them is, and holds what both can."""
+    told = new if share and old.phase != "ready" and new.phase == "ready" else old
+    contexts = [one.context for one in (old, new) if one.context]
+    names = frozenset(replica.name for replica in replicas)
+    return replace(told, context=min(contexts, default=None), also=old.also | new.also, split=Split(names, share))
+
+
+def _phase(about: InPods, found: Sequence[Replica], *, heard: bool) -> tuple[Phase, str]:
     least, most = about.replicas
     many = f"of {most}" if least == most else f"of {least}..{most}"
     if ready := sum(replica.state is State.READY for replica in found):
@@ -95,7 +103,7 @@ def _phase(about: ServiceModel, found: Sequence[Replica], *, heard: bool) -> tup
     return "loading", f"no pod of {about.service} is there"
 
 
-def _seconds_left(about: ServiceModel, found: Iterable[Replica], now: float) -> float | None:
+def _seconds_left(about: InPods, found: Iterable[Replica], now: float) -> float | None:
     """Until the pod that was seen first should be ready, as planned; a whole start where there is none."""
     if not about.start:
         return None

@@ -10,12 +10,15 @@ from typing import Any
 
 import msgspec
 
+from headrace.control.history import SERVED
 from headrace.errors import HeadraceError, UsageError
 from headrace.scaling.base import Policy, Sample, State
 from headrace.scaling.ours import decide
 
-TRACE_COLUMNS = ("timestamp", "model", "input_tokens", "output_tokens", "status", "waited_seconds", "ttft_seconds", "seconds")
-"""`timestamp` in seconds since 1970; tokens and times that nobody knows are empty."""
+TRACE_COLUMNS = (
+    "timestamp", "model", "input_tokens", "output_tokens", "status", "waited_seconds", "ttft_seconds", "seconds", "key", "served",
+)  # fmt: skip
+"""`timestamp` in seconds since 1970; `served` is the file or the source that the model was of. What nobody knows is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,31 @@ def export(file: Path, to: Path) -> int:
     """Write the requests as a trace, CSV or Parquet by the ending of `to`; how many there were. Raises HeadraceError."""
     if to.suffix not in (".csv", ".parquet"):
         raise UsageError(f"{to} is neither .csv nor .parquet.", "Name the file by what it shall be.")
-    query = "SELECT at, model, tokens_in, tokens_out, status, waited, ttft, seconds FROM requests ORDER BY at"
     with _reading(file) as connection:
-        rows = connection.execute(query)
+        rows = connection.execute(_requests(connection))
         try:
             return _csv(rows, to) if to.suffix == ".csv" else _parquet(list(rows), to)
         except OSError as error:
             raise HeadraceError(f"{to} cannot be written: {error.strerror or error}.") from None
+
+
+def _requests(connection: sqlite3.Connection) -> str:
+    """The query for them: files of earlier versions, which are read as they are, have neither keys nor runs."""
+    told = "key, served FROM requests LEFT JOIN runs USING (run)"
+    if "key" not in {row[1] for row in connection.execute("PRAGMA table_info(requests)")}:
+        told = "NULL, NULL FROM requests"
+    return f"SELECT at, model, tokens_in, tokens_out, status, waited, ttft, seconds, {told} ORDER BY at"
+
+
+def lengths(file: Path, served: str, model: str, most: int = 20_000) -> list[tuple[float, int, int, float]]:
+    """The newest answered requests of a model of `served` (a file or a source; empty: any) whose tokens are known, in order:
+    (seconds since 1970, tokens in, tokens out, how long each took in seconds). Raises HeadraceError.
+    """
+    query = "SELECT at, tokens_in, tokens_out, seconds FROM requests WHERE {} AND model = ?2 AND status = 200 "
+    query += "AND tokens_in > 0 AND tokens_out > 0 ORDER BY at DESC LIMIT ?3"
+    with _reading(file) as connection:
+        runs = "run" in {row[1] for row in connection.execute("PRAGMA table_info(requests)")}  # not in files of earlier versions
+        return list(connection.execute(query.format(SERVED if runs else "?1 = ?1"), (served, model, most)))[::-1]
 
 
 def _csv(rows: Iterator[tuple[Any, ...]], to: Path) -> int:

@@ -25,10 +25,20 @@ class ColdStarts:
 
     def __init__(self, plan: Plan, records: Records) -> None:
         self._records = records
+        self._models: dict[str, tuple[str, str]] = {}
+        self.seconds: dict[str, float] = {}
+        self.follow(plan)
+
+    def follow(self, plan: Plan) -> None:
+        """These are the models from now on."""
         placements = {model.name: model.replicas[0] for model in plan.models if model.replicas}
+        before = self._models
         self._models = {name: (p.engine, p.weights) for name, p in placements.items() if isinstance(p, Placement)}
-        expected = records.expected()
-        self.seconds = {name: expected[key][0] for name, key in self._models.items() if key in expected}
+        expected = self._records.expected()
+        new = {name: expected[key][0] for name, key in self._models.items() if key in expected and before.get(name) != key}
+        known = {name: seconds for name, seconds in self.seconds.items() if before.get(name) == self._models.get(name)}
+        self.seconds.clear()
+        self.seconds.update({**known, **new})
 
     def learned(self, times: StartTimes) -> None:
         """A start is over."""

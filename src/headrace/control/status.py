@@ -50,7 +50,14 @@ def status(
     """One model: ready when a replica is, failed when none will come back by itself, asleep when one comes if asked for."""
     phase, reason = _phase(model, replicas, start_seconds, blocked)
     left = None if phase in ("ready", "failed") else _seconds_left(replicas, start_seconds, now)
-    return ModelStatus(model.name, model.task, phase, reason, model.context, frozenset(model.also), left)
+    return ModelStatus(model.name, model.task, phase, reason, model.context, _also(model, replicas), left)
+
+
+def _also(model: PlannedModel, replicas: Sequence[Replica]) -> frozenset[str]:
+    """Its further names. While replicas serve, one that none of them knows yet (an adapter on its way) is no name."""
+    usable = endpoints(replicas)
+    known = frozenset().union(*(endpoint.also for endpoint in usable))
+    return frozenset(model.also) & known if usable else frozenset(model.also)
 
 
 def _phase(model: PlannedModel, replicas: Sequence[Replica], start_seconds: float | None, blocked: str) -> tuple[Phase, str]:

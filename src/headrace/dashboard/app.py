@@ -4,7 +4,7 @@ A page by itself says nothing of what is served: it asks for that under /admin/,
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,10 +15,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from headrace.dashboard import files
+from headrace.dashboard.bars import Bar, memory_bars, sum_bar
+from headrace.dashboard.costs import Cost, cost
 from headrace.dashboard.feed import Feed
-from headrace.dashboard.past import SPANS, curves
-from headrace.dashboard.rows import memory_bar, sum_bar
+from headrace.dashboard.past import SPANS, curves, tokens
+from headrace.dashboard.plan_page import PlanPage
+from headrace.dashboard.rows import Row
 from headrace.dashboard.sight import Sight
+from headrace.errors import HeadraceError
+from headrace.gateway.audit import asker
 from headrace.gateway.judging import nothing_at
 from headrace.gateway.openai import Refusal
 
@@ -36,6 +41,7 @@ class Dashboard:
         self._sight = sight
         self.feed = Feed(sight)
         self._readers = asyncio.Semaphore(_READERS)
+        self._plans = PlanPage(sight.what_if, lambda: sight.keyed) if sight.what_if else None
 
     def mount(self) -> None:
         """Put the pages before the paths of the admin application; at `/` what is no browser gets what it always got."""
@@ -44,11 +50,11 @@ class Dashboard:
 
         async def front(request: Request) -> Response:
             if "text/html" in request.headers.get("accept", ""):
-                return files.page(request, "overview.html")
+                return self._whole(request, "overview.html")
             answer: Response = await root.endpoint(request)
             return answer
 
-        router.routes[:0] = [Route("/", front), *self._routes()]
+        router.routes[:0] = [Route("/", front), *self._routes(), *(self._plans.routes() if self._plans else ())]
 
     def _routes(self) -> list[Route]:
         return [
@@ -59,6 +65,7 @@ class Dashboard:
             Route("/admin/pages/memory", self._memory),
             Route("/admin/pages/model", self._model),
             Route("/admin/pages/replicas", self._replicas),
+            Route("/admin/pages/graduation", self._graduation),
             Route("/admin/pages/log", self._log),
             Route("/admin/pages/history", self._history),
             Route("/admin/pages/models", self._models),
@@ -68,11 +75,14 @@ class Dashboard:
 
     # ---- pages, which say nothing
 
+    def _whole(self, request: Request, template: str, **values: Any) -> Response:
+        return files.page(request, template, plans=self._plans is not None, **values)
+
     async def _model_page(self, request: Request) -> Response:
-        return files.page(request, "model.html", name=request.path_params["name"])
+        return self._whole(request, "model.html", name=request.path_params["name"])
 
     async def _playground(self, request: Request) -> Response:
-        return files.page(request, "playground.html")
+        return self._whole(request, "playground.html")
 
     async def _static(self, request: Request) -> Response:
         answer = files.static(request, request.path_params["name"])
@@ -85,16 +95,26 @@ class Dashboard:
     async def _overview(self, request: Request) -> Response:
         rows, together = self.feed.rows()
         return files.page(
-            request, "parts/overview.html", rows=rows, together=together, **self._bar(), decisions=self._decisions()
-        )
+            request, "parts/overview.html",
+            rows=rows, together=together, bars=self._bars(), cost=await self._cost(), decisions=self._decisions(),
+            absent=self._sight.control.absent,
+        )  # fmt: skip
 
     async def _memory(self, request: Request) -> Response:
-        return files.page(request, "parts/memory.html", **self._bar())
+        return files.page(request, "parts/memory.html", bars=self._bars())
 
-    def _bar(self) -> Mapping[str, Any]:
+    def _bars(self) -> tuple[Bar, ...]:
         plan = self._sight.control.plan
-        bar, said = memory_bar(plan, self._sight.control.replicas) if plan else ([], "")
-        return {"bar": bar, "bar_said": said}
+        return memory_bars(plan, self._sight.control.replicas) if plan else ()
+
+    async def _cost(self, model: str | None = None) -> Cost | None:
+        """What the machine costs, or a model's part of it; None where no price is known."""
+        usd, sight = self._sight.usd_per_hour, self._sight
+        if usd is None:
+            return None
+        async with self._readers:
+            counted = await asyncio.to_thread(tokens, sight.history, sight.admin.served, model)
+        return cost(usd, sight.control.replicas, model, *counted)
 
     def _decisions(self, model: str | None = None) -> list[tuple[float, str, str]]:
         """The newest first, at seconds since 1970."""
@@ -103,20 +123,31 @@ class Dashboard:
 
     async def _model(self, request: Request) -> Response:
         name = self._named(request)
-        rows, _ = self.feed.rows()
-        row = next(row for row in rows if row.name == name)
         planned = self._sight.planned(name)
-        bar, said = sum_bar(planned) if planned else ([], "")
         return files.page(
             request, "parts/model.html",
-            row=row, planned=planned, bar=bar, bar_said=said, spans=SPANS,
-            choices=self._sight.control.choices(name),
+            row=self._row(name), planned=planned, bar=sum_bar(planned) if planned else None, cost=await self._cost(name),
+            spans=SPANS, choices=self._sight.control.choices(name), absent=self._sight.control.absent,
         )  # fmt: skip
 
     async def _replicas(self, request: Request) -> Response:
-        name = self._named(request)
-        row = next(row for row in self.feed.rows()[0] if row.name == name)
-        return files.page(request, "parts/replicas.html", row=row)
+        return files.page(request, "parts/replicas.html", row=self._row(self._named(request)))
+
+    def _row(self, name: str) -> Row:
+        return next(row for row in self.feed.rows()[0] if row.name == name)
+
+    async def _graduation(self, request: Request) -> Response:
+        """Where a model's graduation stands; with none under way, where it could go."""
+        name, there = self._named(request), self._sight.admin.graduations.graduations
+        run = next((one for one in there.shown() if one["model"] == name), None) if there else None
+        moves: Sequence[tuple[str, str]] = ()
+        why = "" if there else "There is no plan yet: weights are still being fetched."
+        if there and (run is None or run["over"]):
+            try:
+                moves = await asyncio.to_thread(self._sight.control.moves, name)
+            except HeadraceError as error:
+                why = str(error)
+        return files.page(request, "parts/graduation.html", model=name, run=run, moves=moves, why=why)
 
     async def _log(self, request: Request) -> Response:
         replica = request.query_params.get("replica", "")
@@ -129,12 +160,16 @@ class Dashboard:
         if span not in SPANS:
             raise Refusal(400, f"span is one of {', '.join(SPANS)}.", "invalid_value", param="span")
         async with self._readers:
-            found = await asyncio.to_thread(curves, self._sight.history, name, SPANS[span])
+            found = await asyncio.to_thread(curves, self._sight.history, name, SPANS[span], self._sight.admin.served)
         return _json(asdict(found))
 
     async def _models(self, request: Request) -> Response:
+        """What the playground may talk to, each with the engine that it runs on."""
         models = self._sight.models.items()
-        return _json([{"name": name, "task": one.status.task, "phase": one.status.phase} for name, one in models])
+        return _json([
+            {"name": name, "task": one.status.task, "phase": one.status.phase, "engine": self._sight.engine(name)}
+            for name, one in models
+        ])  # fmt: skip
 
     async def _live(self, request: Request) -> Response:
         model = request.query_params.get("model")
@@ -148,16 +183,20 @@ class Dashboard:
     # ---- what they do
 
     async def _wanted(self, request: Request) -> Response:
-        """`model=chat&want=2`: hold so many replicas, or what else a Wish may be."""
+        """`model=chat&want=2`: hold so many replicas, or what else a Wish may be. `seen` is the wish that the asking page showed:
+        when somebody asked for another meanwhile, the answer says so. The last one counts.
+        """
         if not _same_origin(request):
             raise Refusal(403, "Only Headrace's own pages may do this.", "origin_refused", "permission_error")
-        fields = dict(parse_qsl((await request.body())[:4096].decode("utf-8", "replace")))
+        fields = dict(parse_qsl((await request.body())[:4096].decode("utf-8", "replace"), keep_blank_values=True))
         name, want = fields.get("model", ""), fields.get("want", "")
         if name not in self._sight.models:
             raise self._sight.admin.gateway.unknown(name)
-        if problem := self._sight.control.wish(name, want, "an administrator"):
+        before = self._sight.control.wishes.get(name, "")
+        if problem := self._sight.control.wish(name, want, asker(request.scope)):
             raise Refusal(400, problem, "cannot_be", param="want")
-        return _json({"model": name, "want": want})
+        meanwhile = before if before and fields.get("seen", before) != before else None
+        return _json({"model": name, "want": want} | ({"instead_of": meanwhile} if meanwhile else {}))
 
     def _named(self, request: Request) -> str:
         name = request.query_params.get("model", "")

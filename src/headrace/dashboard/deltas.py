@@ -14,6 +14,9 @@ BURST_BYTES = 48_000.0
 FIRST = ("phase", "reason", "replicas", "state", "wish")
 """Cells that are sent whatever the budget says: they change with replicas, not with requests."""
 
+_GONE = {"phase": "gone", "replicas": "0"}
+"""Of a model that is served no more: the page fetches anew what the server draws, without it."""
+
 Cells = dict[str, str]
 Shown = dict[str, Cells]
 """What a page shows: cells by row. A replica's row is called by the model's name, a tab and its own."""
@@ -52,6 +55,8 @@ def due(before: Shown, after: Shown, budget: Budget) -> Shown:
     found: Shown = {}
     for name in [name for name in before if name not in after]:
         del before[name]
+        if "\t" not in name:
+            found[name] = dict(_GONE)
     for name in [*(name for name in after if name not in before), *before]:
         had = before.get(name, {})
         new = {cell: text for cell, text in after[name].items() if had.get(cell) != text}

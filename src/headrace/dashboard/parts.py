@@ -7,13 +7,15 @@ from headrace.plan.plan import PlannedModel
 _CACHE_TYPE, _BATCH = "f16", 512
 
 
-def parts(model: PlannedModel, placement: Placement) -> dict[str, int]:
+def parts(model: PlannedModel | None, placement: Placement) -> dict[str, int]:
     """Bytes by name: weights, cache, runtime; they add up to what the plan expects the replica to take.
 
-    A model that nothing is known of is one part: memory.
+    A model that nothing is known of is one part: memory; so is what one on GPUs takes beside them.
     """
     total = placement.memory_bytes
-    if model.facts is None or not total:
+    if placement.devices and total:
+        return {"runtime": total}
+    if model is None or model.facts is None or not total:
         return {"memory": total} if total else {}
     weights = min(total, model.facts.weight_bytes)
     cache = min(total - weights, _cache(model, placement))

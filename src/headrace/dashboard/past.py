@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headrace.control.history import SERVED
+
 POINTS = 360
 """Points of a curve, at most."""
 SPANS = {"15m": 900, "1h": 3600, "6h": 21_600, "1d": 86_400, "7d": 604_800, "30d": 2_592_000}
@@ -29,8 +31,8 @@ class Curves:
     """Why there are none."""
 
 
-def curves(file: Path | None, model: str, seconds: int) -> Curves:
-    """The last `seconds` of a model. Never raises for a file that is not there or cannot be read: says so."""
+def curves(file: Path | None, model: str, seconds: int, served: str = "") -> Curves:
+    """The last `seconds` of a model, of what is `served` (history.py). Never raises for a file that cannot be read: says so."""
     until = time.time()
     since = until - seconds
     nothing: dict[str, list[float | None]] = {name: [] for name in _COLUMNS}
@@ -39,9 +41,25 @@ def curves(file: Path | None, model: str, seconds: int) -> Curves:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=2)) as connection:
             _limited(connection)
-            return Curves(_columns(connection, model, since, until), _decisions(connection, model, since), since, until)
+            columns = _columns(connection, model, since, until, served)
+            return Curves(columns, _decisions(connection, model, since, served), since, until)
     except sqlite3.Error as error:
         return Curves(nothing, [], since, until, f"The history cannot be read: {error}.")
+
+
+def tokens(file: Path | None, served: str, model: str | None = None, seconds: float = 3600.0) -> tuple[int, float]:
+    """Tokens of answers, of one model or all, in the last `seconds` or since the first record in them; and how long that is."""
+    until = time.time()
+    query = f"SELECT SUM(tokens_out), MIN(at) FROM samples WHERE {SERVED} AND at >= ?2 AND (?3 IS NULL OR model = ?3)"
+    if file is None or not file.is_file():
+        return 0, 0.0
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=2)) as connection:
+            _limited(connection)
+            count, first = connection.execute(query, (served, until - seconds, model)).fetchone()
+    except sqlite3.Error:
+        return 0, 0.0
+    return int(count or 0), until - first if first else 0.0
 
 
 def _limited(connection: sqlite3.Connection) -> None:
@@ -49,16 +67,18 @@ def _limited(connection: sqlite3.Connection) -> None:
     connection.set_progress_handler(lambda: time.monotonic() > ends, 100_000)
 
 
-def _columns(connection: sqlite3.Connection, model: str, since: float, until: float) -> dict[str, list[float | None]]:
+def _columns(
+    connection: sqlite3.Connection, model: str, since: float, until: float, served: str
+) -> dict[str, list[float | None]]:
     step = (until - since) / POINTS
     query = (
-        "SELECT CAST((at - ?2) / ?3 AS INTEGER) AS bucket, MAX(waiting), AVG(running), AVG(ready), AVG(wanted), "
+        "SELECT CAST((at - ?3) / ?4 AS INTEGER) AS bucket, MAX(waiting), AVG(running), AVG(ready), AVG(wanted), "
         "SUM(tokens_in) / MAX(1, SUM(seconds)), SUM(tokens_out) / MAX(1, SUM(seconds)), AVG(ttft), AVG(tpot), MAX(seconds) "
-        "FROM samples WHERE model = ?1 AND at >= ?2 GROUP BY bucket ORDER BY bucket"
+        f"FROM samples WHERE {SERVED} AND model = ?2 AND at >= ?3 GROUP BY bucket ORDER BY bucket"
     )
     columns: dict[str, list[float | None]] = {name: [] for name in _COLUMNS}
     last, reach = None, 0.0
-    for bucket, *values, spaced in connection.execute(query, (model, since, step)):
+    for bucket, *values, spaced in connection.execute(query, (served, model, since, step)):
         if last is not None and (bucket - last) * step > 3 * max(reach, spaced, step):
             _append(columns, since + (last + 1) * step, [None] * len(values))  # nobody watched: a gap, not a line across it
         _append(columns, since + (bucket + 0.5) * step, values)
@@ -72,10 +92,11 @@ def _append(columns: dict[str, list[float | None]], at: float, values: list[Any]
         columns[name].append(None if value is None else float(f"{value:.4g}"))
 
 
-def _decisions(connection: sqlite3.Connection, model: str, since: float) -> list[tuple[float, str, str]]:
-    query = "SELECT at, before, after, granted, reason FROM decisions WHERE model = ? AND at >= ? ORDER BY at DESC LIMIT ?"
+def _decisions(connection: sqlite3.Connection, model: str, since: float, served: str) -> list[tuple[float, str, str]]:
+    rows = f"FROM decisions WHERE {SERVED} AND model = ?2 AND at >= ?3 ORDER BY at DESC LIMIT ?4"
+    query = "SELECT at, before, after, granted, reason " + rows
     found = []
-    for at, before, after, granted, reason in connection.execute(query, (model, since, MOST_DECISIONS)):
+    for at, before, after, granted, reason in connection.execute(query, (served, model, since, MOST_DECISIONS)):
         room = "" if granted >= after else f" (memory for {granted} then)"
         found.append((round(at, 1), f"{before} → {after}{room}", reason))
     return found

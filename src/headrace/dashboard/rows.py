@@ -3,15 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headrace.dashboard.parts import parts
-from headrace.engines.base import Placement
-from headrace.plan.plan import Plan, PlannedModel
 from headrace.targets.base import Replica, State
 from headrace.traffic import Load, ModelStatus
 from headrace.units import show_bytes
 
 UNKNOWN = "–"
-_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +18,6 @@ class Row:
     task: str
     cells: Mapping[str, str]
     replicas: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A part of a bar, in percent of its whole length."""
-
-    kind: str
-    """weights, cache, runtime, memory, free: what it is drawn as."""
-    title: str
-    start: float
-    width: float
 
 
 def row(
@@ -120,41 +105,3 @@ def ago(value: float) -> str:
         hours, minutes = divmod(int(value / 60), 60)
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{int(value / 86_400)} d"
-
-
-def memory_bar(plan: Plan, replicas: Sequence[Replica], most: int = 24) -> tuple[list[Segment], str]:
-    """What models take of this machine's memory now, the largest first, those beyond `most` as one; and the sum in words."""
-    taken: dict[str, int] = {}
-    for replica in replicas:
-        if isinstance(replica.placement, Placement) and replica.state in _IN_MEMORY:
-            taken[replica.model] = taken.get(replica.model, 0) + replica.placement.memory_bytes
-    used = sum(taken.values())
-    whole = max(plan.memory_bytes or 0, used)
-    if not whole:
-        return [], ""
-    ordered = sorted(taken.items(), key=lambda item: (-item[1], item[0]))
-    named = [(f"{name}: {show_bytes(size)}", size) for name, size in ordered[:most]]
-    if rest := sum(size for _, size in ordered[most:]):
-        named.append((f"{len(ordered) - most} others: {show_bytes(rest)}", rest))
-    said = f"{show_bytes(used)} of {show_bytes(whole)} planned for models" if plan.memory_bytes else f"{show_bytes(used)}"
-    return _laid([(f"model-{index % 6}", title, size) for index, (title, size) in enumerate(named)], whole), said
-
-
-def sum_bar(model: PlannedModel) -> tuple[list[Segment], str]:
-    """What one replica takes, in named parts; and the sum in words. Empty for servers elsewhere."""
-    placement = next((each for each in model.replicas if isinstance(each, Placement)), None)
-    if placement is None:
-        return [], ""
-    found = parts(model, placement)
-    said = " + ".join(f"{name} {show_bytes(size)}" for name, size in found.items())
-    bar = _laid([(name, f"{name}: {show_bytes(size)}", size) for name, size in found.items()], placement.memory_bytes)
-    return bar, f"{said} = {show_bytes(placement.memory_bytes)}" if len(found) > 1 else said
-
-
-def _laid(named: Sequence[tuple[str, str, int]], whole: int) -> list[Segment]:
-    segments, start = [], 0.0
-    for kind, title, size in named:
-        width = 100.0 * size / whole if whole else 0.0
-        segments.append(Segment(kind, title, round(start, 3), round(width, 3)))
-        start += width
-    return segments

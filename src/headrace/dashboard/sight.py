@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from headrace.dashboard.plan_page import WhatIf
+from headrace.engines.base import Placement
 from headrace.gateway.admin import Admin
 from headrace.gateway.served import ServedModel
 from headrace.plan.plan import Plan, PlannedModel
@@ -13,7 +15,7 @@ from headrace.targets.base import Replica
 
 
 class Control(Protocol):
-    """What control shows, and the one thing that it takes."""
+    """What control shows, and what it takes."""
 
     @property
     def plan(self) -> Plan | None:
@@ -32,6 +34,10 @@ class Control(Protocol):
         """Replicas that there shall be, by model that follows the load."""
 
     @property
+    def absent(self) -> str:
+        """What of the pages there cannot be here, and who knows it instead; empty where control decides by itself."""
+
+    @property
     def wishes(self) -> Mapping[str, str]:
         """What administrators asked for, by model, in words."""
 
@@ -41,21 +47,36 @@ class Control(Protocol):
     def wish(self, model: str, want: str, by: str) -> str:
         """Ask for so many replicas; why that cannot be, or nothing."""
 
+    def moves(self, model: str) -> Sequence[tuple[str, str]]:
+        """Every other engine for a model, with why it cannot be moved to (empty: it may be tried). Takes a moment.
+
+        Raises HeadraceError where it cannot be moved at all.
+        """
+
     def logs(self, replica: str, lines: int) -> list[str]:
         """The last lines that a replica wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """`history` is the file of what happened; None where none is kept."""
+    """`history` is the file of what happened; None where none is kept. `usd_per_hour` is what the machine costs, where the file
+    says so. `what_if` is what the page for plans works with; None where there is no such page.
+    """
 
     admin: Admin
     control: Control
     history: Path | None
+    usd_per_hour: float | None = None
+    what_if: WhatIf | None = None
 
     @property
     def models(self) -> Mapping[str, ServedModel]:
         return self.admin.gateway.models
+
+    @property
+    def keyed(self) -> bool:
+        """Whether pages have to send a key."""
+        return self.admin.gateway.keys is not None
 
     @property
     def draining(self) -> bool:
@@ -73,6 +94,11 @@ class Sight:
         """What the plan says of a model."""
         plan = self.control.plan
         return next((model for model in plan.models if model.name == name), None) if plan else None
+
+    def engine(self, name: str) -> str:
+        """What a model runs on, empty where that is not known."""
+        planned = self.planned(name)
+        return next((one.engine for one in planned.replicas if isinstance(one, Placement)), "") if planned else ""
 
     def by_model(self) -> dict[str, list[Replica]]:
         """What was observed last."""

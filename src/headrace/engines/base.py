@@ -15,6 +15,7 @@ class Placement:
     `weights` is the path of the file or folder to load, `context` tokens per request (0 where there are none), `slots`
     requests at once, `threads` CPU threads, `memory_bytes` what the plan expects it to take, `options` the engine's own
     settings, complete. `python` is the interpreter of the engine's environment; empty is the one that runs Headrace.
+    `devices` are the GPUs that it runs on, by UUID with the bytes that it takes of each; none: it runs on the CPU.
     `adapters` are paths of LoRA adapters by the names that clients call them, `template` is the model's chat template where
     the engine cannot render it, `also` are further names that the engine knows (see `Endpoint.also`).
     """
@@ -32,6 +33,7 @@ class Placement:
     adapters: Mapping[str, str] = field(default_factory=dict)
     template: str | None = field(default=None, repr=False)
     also: tuple[str, ...] = ()
+    devices: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A request that a replica must answer with 200 before it counts as ready: a server may say it is and be none."""
+    """A POST that a replica must answer with 200: to count as ready, for a server may say it is and be none, or to be changed."""
 
     path: str
     body: bytes
@@ -142,6 +144,10 @@ class Engine:
     """Runs on this machine; otherwise only where containers do."""
     adapters: bool = False
     """Serves LoRA adapters."""
+    adapt: Callable[[Placement, Placement], tuple[tuple[Probe, Placement], ...] | None] = lambda running, wanted: None
+    """The requests that bring a replica from one placement to another that differs in adapters only, each with what it runs after
+    it; None: it is to be replaced.
+    """
     note: str = ""
     """What a user should know before choosing it."""
 

@@ -32,6 +32,12 @@ def gpus() -> Mapping[str, Gpu]:
 
 
 @cache
+def gpus_by_driver() -> Mapping[str, Gpu]:
+    """The GPUs by what nvidia-smi calls them."""
+    return {name: gpu for gpu in gpus().values() for name in gpu.nvidia}
+
+
+@cache
 def cpus() -> Mapping[str, Cpu]:
     """CPUs by name."""
     return _read("cpus.yaml", _cpu)

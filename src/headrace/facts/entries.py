@@ -82,6 +82,7 @@ def gpu(entry: Entry) -> Gpu:
         mig=tuple(_profile(mig.part("profiles"), name, row) for name, row in mig.part("profiles").items()),
         mig_compute_slices=mig.count("slices", 0),
         source=entry.text("source") + (f"; MIG: {mig.text('source')}" if "mig" in entry else ""),
+        nvidia=entry.texts("nvidia"),
     )
 
 

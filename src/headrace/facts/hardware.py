@@ -39,16 +39,35 @@ class Gpu:
     mig: tuple[MigProfile, ...] = ()
     mig_compute_slices: int = 0
     source: str = ""
+    """Empty for a card that is not in the catalogue: memory and capability are its driver's word, speeds are assumed."""
+    nvidia: tuple[str, ...] = ()
+    """What nvidia-smi calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU of this machine, or a MIG instance of one: what kind it is, and the bytes of its memory that are free now."""
+
+    uuid: str
+    place: str
+    """As in `0`, or `0:1` for a MIG instance."""
+    gpu: Gpu
+    free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per hour, never without where and when."""
+    """US dollars per hour, never without where and when; or as the user's file says, without."""
 
     usd_per_hour: float
-    region: str
-    date: str
-    source: str
+    region: str = ""
+    date: str = ""
+    source: str = ""
+
+    @property
+    def said(self) -> str:
+        """Where and when, or who says so."""
+        return f"{self.region}, {self.date}" if self.region else "as the file says"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +92,8 @@ class Machine:
     `cores` counts whole cores left by affinity and cgroup quota, at least 1. `memory_bytes` is the smaller of the
     machine's memory and the cgroup's limit, `memory_free_bytes` what could still be taken of it. `busy_cores` is how
     many of the cores others use right now. `quota` says that a cgroup limits the CPU: spinning threads then burn what
-    work needs. `gpus` are its devices; `sku` what it is rented as.
+    work needs. `gpus` are its devices; `sku` what it is rented as. `cards` are the GPUs of the machine that we are on, `remarks`
+    what to know of GPUs here that are not used, a sentence each.
     """
 
     cores: int
@@ -82,4 +102,13 @@ class Machine:
     busy_cores: float | None = None
     quota: bool = False
     gpus: tuple[Gpu, ...] = field(default=())
+    cards: tuple[Card, ...] = ()
+    remarks: tuple[str, ...] = ()
     sku: Sku | None = None
+    price: Price | None = None
+    """What the user says that it costs; None leaves it to `sku`."""
+
+    @property
+    def rent(self) -> Price | None:
+        """What it costs, where that is known."""
+        return self.price or (self.sku.price if self.sku else None)

@@ -1,4 +1,4 @@
-"""/proc and cgroups → Machine: what this process may use, measured once."""
+"""/proc, cgroups and drivers → Machine: what this process may use, measured once."""
 
 import os
 import pathlib
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from headrace.facts import gpus
 from headrace.facts.hardware import Machine
 
 LONGEST_SAMPLE_SECONDS = 0.1
@@ -21,18 +22,23 @@ def machine(
 ) -> Machine:
     """This machine. `root` holds `proc` and `sys`; `cpus` are the CPUs this process may run on (default: its affinity).
 
-    Blocks for `sample_seconds`, at most 0.1, to see how busy the CPUs are; with 0 it does not and that is unknown.
+    Blocks for `sample_seconds`, at most 0.1, to see how busy the CPUs are; with 0 it does not and that is unknown. Where there is
+    an nvidia-smi, it blocks for that as well.
     """
     tree = pathlib.Path(root)
     mine = frozenset(_affinity() if cpus is None else cpus)
     quota = min(_cpu_quotas(tree), default=None)
     total, free = _memory(tree)
+    devices = gpus.found(root)
     return Machine(
         cores=max(1, min(len(mine), len(mine) if quota is None else int(quota))),
         memory_bytes=total,
         memory_free_bytes=max(0, min(free, total)),
         busy_cores=_sampled(tree, mine, sample_seconds),
         quota=quota is not None and quota < len(mine),
+        gpus=tuple(card.gpu for card in devices.cards),
+        cards=devices.cards,
+        remarks=devices.remarks,
     )
 
 

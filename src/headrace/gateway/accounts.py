@@ -1,28 +1,25 @@
-"""What a key may take and has taken: requests and tokens a minute, requests at once, tokens a month; sans I/O.
+"""What a key may take and has taken: requests and tokens a minute, requests at once, tokens or money a month; sans I/O.
 
 Tokens are estimated when a request comes (bytes / 4, and what it may generate) and settled when the engine's count is known.
+Where gateways share limits, what this one may let in is what it holds leases of (leases.py); its own buckets are kept as well,
+for when it is alone.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import msgspec
-
+from headrace.gateway.buckets import Bucket, buckets, shown
+from headrace.gateway.estimates import estimated, taken
 from headrace.gateway.fairness import Share, Work
+from headrace.gateway.leases import Lease, Limit, Owed, rules
 from headrace.gateway.openai import Ask, Refusal
+from headrace.money import BILLION, Money, Price
 from headrace.traffic import Finished
 
-OUTPUT_TOKENS = 256
-"""What a request is taken to generate that does not say how much it may."""
-BYTES_PER_TOKEN = 4
-"""Of English text in JSON, roughly; what it is wrong by is settled afterwards."""
-
 Priority = Literal["interactive", "batch"]
-_LIMITS_OF_OUTPUT = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_MOST_DIGITS = 9
-_TOLD = b"x-ratelimit-limit-%s: %d\r\nx-ratelimit-remaining-%s: %d\r\nx-ratelimit-reset-%s: %s\r\n"
-_MINUTE = 60.0
+_NO_LEASES: Mapping[Limit, Lease | Owed] = {}
 _LONGEST_WAIT = 600
 
 
@@ -42,8 +39,15 @@ class Key:
     rpm: int | None = None
     tpm: int | None = None
     concurrent: int | None = None
-    budget: int | None = None
-    """Tokens a calendar month (UTC), in and out together."""
+    budget: int | Money | None = None
+    """Tokens, in and out together, or money, a calendar month (UTC)."""
+    metrics: bool = False
+    """May read /metrics, and uses no model."""
+
+    @property
+    def budget_units(self) -> int | None:
+        """The budget in tokens, or in billionths of its currency."""
+        return self.budget.billionths if isinstance(self.budget, Money) else self.budget
 
 
 class Use(NamedTuple):
@@ -52,6 +56,12 @@ class Use(NamedTuple):
     requests: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    cost: int = 0
+    """Billionths of the currency that prices are in."""
+
+    def of(self, budget: int | Money | None) -> int:
+        """What counts against a budget."""
+        return self.cost if isinstance(budget, Money) else self.tokens_in + self.tokens_out
 
 
 class Charge(NamedTuple):
@@ -61,132 +71,222 @@ class Charge(NamedTuple):
     prompt: int
     """Tokens of its prompt, estimated."""
     work: Work
+    price: Price | None
+    cost: int
+    leased: Mapping[Limit, Lease | Owed]
+    """What it was taken of, where gateways share limits."""
 
 
-class Bucket:
-    """A token bucket: `capacity` a minute, at most so many at once. Its level is below 0 when more was taken than estimated."""
+class Short(Exception):  # no error: the request waits
+    """The key may have more, but this gateway holds no lease of it: those who share limits have to be asked."""
 
-    __slots__ = ("_at", "capacity", "level")
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.level = float(capacity)
-        self._at = 0.0
-
-    def refill(self, now: float) -> None:
-        """Time passed; `now` in monotonic seconds."""
-        self.level = min(float(self.capacity), self.level + (now - self._at) * self.capacity / _MINUTE)
-        self._at = now
-
-    def resized(self, capacity: int) -> "Bucket":
-        """The same with another capacity: what was taken stays taken."""
-        self.level += capacity - self.capacity
-        self.capacity = capacity
-        return self
-
-    def seconds_until(self, level: float) -> float:
-        """How long until so much is in it."""
-        return max(0.0, (level - self.level) * _MINUTE / self.capacity)
+    def __init__(self, account: "Account") -> None:
+        self.account = account
 
 
 class Account:
     """One key in use: what it may take now, and counts since the gateway started."""
 
     __slots__ = (
-        "_requests", "_tokens", "key", "month", "refused", "reserved", "running", "share", "statuses", "tokens_in", "tokens_out",
-        "use",
+        "_before", "_buckets", "_month_ends", "_shares", "_tokens", "cost", "key", "leases", "live", "month", "refused",
+        "reserved", "reserved_cost", "running", "share", "statuses", "tokens_in", "tokens_out",
     )  # fmt: skip
 
-    def __init__(self, key: Key) -> None:
-        self._requests: Bucket | None = None
+    def __init__(self, key: Key, *, shares: bool = False) -> None:
+        self._buckets: tuple[Bucket, ...] = ()
         self._tokens: Bucket | None = None
+        """One of them."""
+        self._shares = shares
+        self.leases: dict[Limit, Lease] = {}
+        """Its limits where gateways share them."""
+        self.live = shares
+        """Whether leases are to be had; without, the gateway goes by what it counts itself."""
         self.running = 0
-        self.reserved = 0.0
-        """Tokens of requests that are under way, estimated."""
-        self.tokens_in = self.tokens_out = 0
+        self.reserved = self.reserved_cost = 0.0
+        """Tokens and money of requests that are under way, estimated."""
+        self.tokens_in = self.tokens_out = self.cost = 0
         self.month = ""
-        self.use = Use()
-        """Of this month."""
+        self._month_ends: float | None = None
         self.statuses: dict[int, int] = {}
         """Finished requests by their status."""
+        self._before = Use()
+        """What is counted, but not of this month."""
         self.refused: dict[str, int] = {}
         """Requests refused by a limit of the key, by which."""
         self.renew(key)
 
     def renew(self, key: Key) -> None:
         """The key's limits are these from now on."""
+        if "budget" in self.leases and isinstance(key.budget, Money) != isinstance(self.key.budget, Money):
+            del self.leases["budget"]  # it counts in other units
         self.key = key
         self.share = Share(key.name, key.weight, key.priority == "batch")
-        self._requests = _bucket(self._requests, key.rpm)
-        self._tokens = _bucket(self._tokens, key.tpm)
+        self._buckets = buckets({"requests": key.rpm, "tokens": key.tpm}, self._buckets)
+        self._tokens = next((bucket for bucket in self._buckets if bucket.limit == "tokens"), None)
+        if self._shares:
+            found = rules(key.rpm, key.tpm, key.concurrent, key.budget_units)
+            self.leases = {limit: self.leases.get(limit) or Lease(rule) for limit, rule in found.items()}
+            for limit, rule in found.items():
+                self.leases[limit].rule = rule
 
-    def in_month(self, month: str) -> None:
-        """It is this month (such as 2026-11): what was taken in another one does not count."""
+    def in_month(self, month: str, ends: float | None = None) -> None:
+        """It is this month (such as 2026-11), until `ends` in monotonic seconds: what was taken in another one does not count."""
+        self._month_ends = ends
         if month != self.month:
+            if self.month and "budget" in self.leases:
+                # Another mapping: what is under way was taken of the old one.
+                self.leases = {**self.leases, "budget": Lease(self.leases["budget"].rule)}
             self.month, self.use = month, Use()
 
-    def charge(self, ask: Ask, body: bytes, context: int | None, *, generates: bool, now: float) -> Charge:
-        """Let a request in, and reserve what it should take. Raises Refusal when a limit of the key stands in its way."""
-        prompt, output = estimated(ask, body, generates=generates)
-        if context is not None:  # no request takes more; images are many bytes and few tokens
-            prompt = min(prompt, context)
-            output = min(output, max(1, context - prompt) * ask.choices)
-        charge = Charge(self, prompt, Work(self.share, prompt + output))
-        self._check(prompt + output, now)
-        if self._requests is not None:
-            self._requests.level -= 1
-        if self._tokens is not None:
-            self._tokens.level -= prompt + output
+    @property
+    def use(self) -> Use:
+        """Of this month."""
+        before = self._before
+        requests, cost = sum(self.statuses.values()) - before.requests, self.cost - before.cost
+        return Use(requests, self.tokens_in - before.tokens_in, self.tokens_out - before.tokens_out, cost)
+
+    @use.setter
+    def use(self, use: Use) -> None:
+        requests, cost = sum(self.statuses.values()) - use.requests, self.cost - use.cost
+        self._before = Use(requests, self.tokens_in - use.tokens_in, self.tokens_out - use.tokens_out, cost)
+
+    def charge(
+        self,
+        ask: Ask,
+        body: bytes,
+        context: int | None,
+        *,
+        generates: bool,
+        now: float,
+        price: Price | None = None,
+        asked: bool = False,
+    ) -> Charge:
+        """Let a request in, and reserve what it should take. Raises Refusal when a limit of the key stands in its way, Short
+        when that is known only when others were asked, which they were if `asked`.
+        """
+        prompt, output = estimated(ask, body, context, generates=generates)
+        tokens = prompt + output
+        cost = price.of(prompt, output) if price is not None else 0
+        if (most := self.key.tpm) is not None and tokens > most:
+            message = f"The key allows {most:,} tokens per minute, and this request may take {tokens:,}. "
+            raise self._refusal("tokens", message + "Send less text, or a lower max_tokens.", None)
+        leased: Mapping[Limit, Lease | Owed] = _NO_LEASES
+        if self.live:
+            self._lease(tokens, cost, now, asked)
+            leased = self.leases
+        else:
+            self._check(tokens, now)
+            if "budget" in self.leases:  # what comes back by itself is not told
+                leased = {"budget": Owed(self.leases["budget"], self._of_budget(tokens, cost))}
+        for bucket in self._buckets:
+            bucket.level -= 1 if bucket.limit == "requests" else tokens
         self.running += 1
-        self.reserved += prompt + output
-        return charge
+        self.reserved += tokens
+        self.reserved_cost += cost
+        return Charge(self, prompt, Work(self.share, tokens), price, cost, leased)
 
     def settle(self, charge: Charge, over: Finished, pieces: int) -> float:
         """The request is over, after `pieces` of a stream: returns by how many tokens the estimate was too low."""
         estimate = charge.work.tokens
-        tokens_in, tokens_out = _taken(charge, over, pieces)
+        tokens_in, tokens_out = taken(charge.prompt, over, pieces)
+        cost = charge.price.of(tokens_in, tokens_out, over.cached) if charge.price is not None else 0
         self.running -= 1
         self.reserved -= estimate
+        self.reserved_cost -= charge.cost
         self.statuses[over.status] = self.statuses.get(over.status, 0) + 1
-        use = self.use
-        self.use = Use(use.requests + 1, use.tokens_in + tokens_in, use.tokens_out + tokens_out)
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
+        self.cost += cost
         more = tokens_in + tokens_out - estimate
         if self._tokens is not None:
             self._tokens.level -= more
+        if charge.leased:
+            self._settle_leases(charge, cost, more)
         return more
+
+    def _of_budget(self, tokens: int, cost: int) -> int:
+        """What a request is taken to cost of it."""
+        return max(1, cost) if isinstance(self.key.budget, Money) else tokens
+
+    def _settle_leases(self, charge: Charge, cost: int, more: float) -> None:
+        budget = cost - max(1, charge.cost) if isinstance(self.key.budget, Money) else more
+        for limit, lease in charge.leased.items():
+            if limit != "requests" and (self.live or not lease.rule.places):
+                lease.settle(budget if limit == "budget" else more)
+
+    def alone(self) -> None:
+        """Nobody can be asked for leases: from now on it goes by what is counted here."""
+        self.live = False
+        for lease in self.leases.values():
+            lease.lost()
 
     def told(self, now: float) -> bytes:
         """The header lines that tell a client of its limits, as OpenAI has them; empty for a key without."""
         lines = b""
-        for name, bucket in ((b"requests", self._requests), (b"tokens", self._tokens)):
-            if bucket is not None:
+        for bucket in self._buckets:
+            if now != bucket.at:
                 bucket.refill(now)
-                left, reset = max(0, int(bucket.level)), _shown(bucket.seconds_until(bucket.capacity)).encode()
-                lines += _TOLD % (name, bucket.capacity, name, left, name, reset)
+            lines += bucket.told(self.leases[bucket.limit].known_left(now) if self.live else bucket.level)
         return lines
 
-    def _check(self, tokens: float, now: float) -> None:
-        """Raises Refusal, after which nothing was taken."""
+    def budget_taken(self) -> float:
+        """Of this month's budget, by every gateway as far as is known, requests under way included."""
+        own = self.use.of(self.key.budget) + (self.reserved_cost if isinstance(self.key.budget, Money) else self.reserved)
+        lease = self.leases.get("budget")
+        return max(own, (lease.total() or 0.0) if lease is not None else 0.0)
+
+    def _check(self, tokens: int, now: float) -> None:
+        """Raises Refusal, by what is counted here, after which nothing was taken."""
         key = self.key
-        if key.budget is not None and self.use.tokens_in + self.use.tokens_out + self.reserved >= key.budget:
-            message = f"The key's budget of {key.budget:,} tokens for {self.month or 'this month'} is used up."
-            raise self._refusal("budget", message, None)
+        if key.budget is not None and self.budget_taken() >= (key.budget_units or 0):
+            raise self._over("budget", 0, 0, None, now)
         if key.concurrent is not None and self.running >= key.concurrent:
-            raise self._refusal("concurrent", f"The key allows {key.concurrent} requests at once, and so many are under way.", 1)
-        for what, bucket, wanted in (("requests", self._requests, 1.0), ("tokens", self._tokens, tokens)):
-            if bucket is None:
-                continue
+            raise self._over("concurrent", 0, 1, None, now)
+        for bucket in self._buckets:
             bucket.refill(now)
-            if wanted > bucket.capacity:
-                message = f"The key allows {bucket.capacity:,} {what} per minute, and this request may take {wanted:,.0f}. "
-                raise self._refusal(what, message + "Send less text, or a lower max_tokens.", None)
+            wanted = 1 if bucket.limit == "requests" else tokens
             if wanted > bucket.level:
-                seconds = bucket.seconds_until(wanted)
-                message = f"The key allows {bucket.capacity:,} {what} per minute; {max(0, math.floor(bucket.level)):,} are left, "
-                message += f"and this request may take {wanted:,.0f}. Try again in {_shown(seconds)}."
-                raise self._refusal(what, message, min(_LONGEST_WAIT, max(1, math.ceil(seconds))))
+                raise self._over(bucket.limit, bucket.level, wanted, bucket.seconds_until(wanted), now)
+
+    def _lease(self, tokens: int, cost: int, now: float, asked: bool) -> None:
+        """Take of each lease. Raises Refusal or Short, after which nothing was taken."""
+        budget = self._of_budget(tokens, cost)
+        takes: dict[Limit, float] = {"budget": budget, "concurrent": 1, "requests": 1, "tokens": tokens}
+        self._check_leases(takes, now, asked)
+        for limit, lease in self.leases.items():
+            lease.take(takes[limit], now)
+
+    def _check_leases(self, takes: Mapping[Limit, float], now: float, asked: bool) -> None:
+        short = False
+        for limit, lease in self.leases.items() if asked else ():
+            lease.need = max(0.0, lease.need - takes[limit])
+        for limit, lease in self.leases.items():
+            wanted = takes[limit]
+            least = 1 if limit == "budget" and asked else wanted  # the last request of a budget need not fit into it
+            if lease.left >= least:
+                continue
+            if asked or lease.hopeless(1 if limit == "budget" else wanted, now):
+                raise self._over(limit, lease.known_left(now), wanted, lease.seconds_until(wanted, now), now)
+            short = True
+        if short:
+            for limit, lease in self.leases.items():
+                lease.need += takes[limit]
+            raise Short(self)
+
+    def _over(self, limit: Limit, left: float, wanted: float, seconds: float | None, now: float) -> Refusal:
+        """The refusal by a limit of which so much is left, and enough in so many seconds."""
+        key = self.key
+        if limit == "budget":
+            what = str(key.budget) if isinstance(key.budget, Money) else f"{key.budget:,} tokens"
+            message = f"The key's budget of {what} for {self.month or 'this month'} is used up."
+            ends = self._month_ends
+            return self._refusal(limit, message, None if ends is None else max(1, math.ceil(ends - now)))
+        if limit == "concurrent":
+            return self._refusal(limit, f"The key allows {key.concurrent} requests at once, and so many are under way.", 1)
+        most, seconds = key.rpm if limit == "requests" else key.tpm, max(seconds or 0.0, 0.001)
+        message = f"The key allows {most:,} {limit} per minute; {max(0, math.floor(left)):,} are left, "
+        message += f"and this request may take {wanted:,.0f}. Try again in {shown(seconds)}."
+        return self._refusal(limit, message, min(_LONGEST_WAIT, max(1, math.ceil(seconds))))
 
     def _refusal(self, what: str, message: str, retry_after: int | None) -> Refusal:
         self.refused[what] = self.refused.get(what, 0) + 1
@@ -196,55 +296,17 @@ class Account:
         return Refusal(429, message, code, kind, retry_after=retry_after)
 
 
-def estimated(ask: Ask, body: bytes, *, generates: bool) -> tuple[int, int]:
-    """Tokens that a request should take: of its prompt, and at most of its answers."""
-    prompt = len(body) // BYTES_PER_TOKEN + 1
-    if not generates:
-        return prompt, 0
-    for name in _LIMITS_OF_OUTPUT:
-        if (raw := ask.fields.get(name)) is not None:
-            return prompt, _whole(raw) * ask.choices
-    return prompt, OUTPUT_TOKENS * ask.choices
-
-
-def _whole(raw: msgspec.Raw) -> int:
-    """A whole number; what the engine will refuse, or choose itself (null), is taken for the usual."""
-    text = bytes(raw)
-    return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else OUTPUT_TOKENS
-
-
-def _taken(charge: Charge, over: Finished, pieces: int) -> tuple[int, int]:
-    """Tokens in and out: the engine's count where there is one, else what can be told. Errors take nothing."""
-    if over.tokens_out is not None:
-        return over.tokens_in or charge.prompt, over.tokens_out
-    if over.replica and (over.status < 400 or over.status == 499):  # 499: the client left an engine that worked for it
-        return charge.prompt, pieces
-    return 0, 0
-
-
-def _bucket(bucket: Bucket | None, capacity: int | None) -> Bucket | None:
-    if capacity is None:
-        return None
-    return bucket.resized(capacity) if bucket is not None else Bucket(capacity)
-
-
-def _shown(seconds: float) -> str:
-    """A duration as OpenAI's headers have it: 120ms, 6s, 1m30s."""
-    if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    whole = math.ceil(seconds)
-    return f"{whole // 60}m{whole % 60}s" if whole >= 60 else f"{whole}s"
-
-
 def summary(account: Account) -> dict[str, Any]:
     """The account for /admin/keys."""
     key, use = account.key, account.use
-    limits = {"rpm": key.rpm, "tpm": key.tpm, "concurrent": key.concurrent, "budget": key.budget}
-    counts = {"requests": use.requests, "tokens_in": use.tokens_in, "tokens_out": use.tokens_out}
+    budget = str(key.budget) if isinstance(key.budget, Money) else key.budget
+    limits = {"rpm": key.rpm, "tpm": key.tpm, "concurrent": key.concurrent, "budget": budget}
+    counts = {"requests": use.requests, "tokens_in": use.tokens_in, "tokens_out": use.tokens_out, "cost": use.cost / BILLION}
     return {
         "name": key.name,
         "models": sorted(key.models),
         "admin": key.admin,
+        "metrics": key.metrics,
         "priority": key.priority,
         "weight": key.weight,
         "limits": {name: limit for name, limit in limits.items() if limit is not None},

@@ -18,6 +18,7 @@ from headrace.gateway.gateway import Gateway
 from headrace.gateway.graduations import Asked
 from headrace.gateway.judging import nothing_at
 from headrace.gateway.openai import Refusal
+from headrace.gateway.reloads import Reloading
 from headrace.plan.plan import Plan
 from headrace.targets.base import Replica
 
@@ -66,6 +67,9 @@ class Admin:
         self._view, self._scaling = view, scaling
         self._aliases = aliases
         self.graduations = Asked()
+        self.reloading = Reloading()
+        self.served = ""
+        """What is served, a file or a source, as the history knows it."""
         self.gateway: Gateway = None  # type: ignore[assignment]  # each needs the other: set right after the gateway is made
         self.app = Starlette(
             routes=[
@@ -85,6 +89,7 @@ class Admin:
                 Route("/admin/keys", self._keys),
                 Route("/admin/logs/{name:path}", self._logs),
                 *self.graduations.routes(),
+                *self.reloading.routes(),
                 Route("/{path:path}", self._others, methods=["GET", "OPTIONS"]),
             ],
             exception_handlers={HTTPException: _http_error, Refusal: _refused, Exception: _bug},  # type: ignore[dict-item]
@@ -154,13 +159,18 @@ class Admin:
         gateway = self.gateway
         moves, wanted = (self._scaling.scaled, self._scaling.wanted) if self._scaling else ({}, {})
         accounts = gateway.keys.accounts if gateway.keys is not None else {}
-        snapshot = metrics.Snapshot(gateway.models, self._view.replicas, len(gateway.clients), moves, wanted, accounts)
+        tls = gateway.door.tls
+        refused, lost = gateway.connections.refused, gateway.log.lost if gateway.log is not None else 0
+        snapshot = metrics.Snapshot(
+            gateway.models, self._view.replicas, len(gateway.clients), moves, wanted, accounts, tls, refused, lost,
+            currency=gateway.currency, shared=gateway.keys.shared if gateway.keys is not None else None,
+        )  # fmt: skip
         return Response(metrics.page(snapshot), media_type=_PROMETHEUS)
 
     async def _status(self, request: Request) -> Response:
         now = self.gateway.now()
         models = [self._model_status(name, now) for name in self.gateway.models]
-        return _json({"draining": self.gateway.draining, "models": models})
+        return _json({"draining": self.gateway.draining, "served": self.served, "models": models})
 
     async def _keys(self, request: Request) -> Response:
         keys = self.gateway.keys
@@ -180,6 +190,7 @@ class Admin:
             "slots": model.queue.capacity,
             "planned": _planned(self._view.plan, name),
             "load": msgspec.to_builtins(load),
+            "waits": model.stats.wait.buckets(),
             "replicas": [_replica_status(replica, load, now) for replica in self._view.replicas if replica.model == name],
             "decisions": self._decisions(name),
         }
@@ -235,6 +246,7 @@ def _replica_status(replica: Replica, load: Any, now: float) -> dict[str, Any]:
         "exit_code": replica.exit_code,
         "restarts": replica.restarts,
         "memory_bytes": replica.memory_bytes,
+        "gpus": {} if isinstance(replica.placement, str) else dict(replica.placement.devices),
         "seconds_in_state": round(max(0.0, now - replica.since), 3),
         "engine": msgspec.to_builtins(replica.reading) if replica.reading else None,
     }

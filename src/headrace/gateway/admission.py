@@ -135,9 +135,9 @@ class Queue(Generic[Ticket]):
 
     def left(self, ticket: Ticket, now: float, *, served: bool = True) -> list[Effect[Ticket]]:
         """A request is over, whether it waited or ran. `served` says whether its time tells of the service rate."""
-        self._forget(ticket)
         held = self._release(ticket)
         if held is None:
+            self._forget(ticket)
             return []
         if served:
             self._learn(now - held[0])

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
 
+from headrace.gateway.access_log import End
 from headrace.gateway.http import CHUNKED, LAST_CHUNK, Headers, Request, chunk, response_head
 from headrace.gateway.openai import Refusal
 
@@ -28,6 +30,7 @@ class Call:
         self._app = app
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
+        self._began = monotonic()
         self._start: Message | None = None
         self._received = False
         self._streams = False
@@ -44,6 +47,7 @@ class Call:
         """The client is gone."""
         if self._task is not None:
             self._task.cancel()
+            self._tell(499, "left")
 
     def pause(self) -> None:
         """The client reads slowly."""
@@ -60,7 +64,16 @@ class Call:
             return
         except Exception as error:
             self._failed(error)
+        if self._start is None:
+            self._tell(INTERNAL_ERROR.status, "refused")
+        else:
+            self._tell(self._status(), "refused" if self._status() >= 400 else "done")
         self._client.finished()
+
+    def _tell(self, status: int, end: End) -> None:
+        if (log := self._client.log) is not None:
+            size, seconds = len(self._request.body), monotonic() - self._began
+            log.answered(self._client, self._request.head, self._request_id, status, end, seconds, bytes_in=size)
 
     def _failed(self, error: Exception) -> None:
         self._loop.call_exception_handler({"message": f"{self._request.head.path} failed", "exception": error})
@@ -76,13 +89,13 @@ class Call:
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.0" if request.head.http10 else "1.1",
             "method": request.head.method,
-            "scheme": "http",
+            "scheme": self._client.scheme,
             "path": unquote(request.head.path),
             "raw_path": request.head.path.encode("latin-1"),
             "query_string": request.head.target.partition(b"?")[2],
             "root_path": "",
             "headers": self._headers(),
-            "client": None,
+            "client": (self._client.address, 0) if self._client.address else None,
             "headrace.account": request.head.holder[1] if request.head.holder else None,
             "server": None,
         }

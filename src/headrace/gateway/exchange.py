@@ -4,13 +4,14 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from headrace.gateway.access_log import End, tell
 from headrace.gateway.admission import Reject
 from headrace.gateway.continuing import goes_on, relay_for
-from headrace.gateway.http import Request, ResponseHead, request_head, response_head
-from headrace.gateway.letter import Letter, last_event, letter, outgoing
+from headrace.gateway.http import Request, ResponseHead, response_head
+from headrace.gateway.letter import Letter, letter, outgoing
 from headrace.gateway.openai import Ask, Refusal, Usage, usage_in
 from headrace.gateway.relay import TAIL_BYTES, Failing, Relay
-from headrace.gateway.reply import framed, progress
+from headrace.gateway.reply import break_off, progress
 from headrace.gateway.served import carry_out
 from headrace.gateway.upstream import Pool, Upstream
 from headrace.traffic import Endpoint, Finished
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.gateway.accounts import Charge
     from headrace.gateway.seam import Seam
     from headrace.gateway.served import ServedModel
+    from headrace.gateway.tracing import Trace
     from headrace.gateway.wire import Client
 
 RETRIES = 2
@@ -40,10 +42,9 @@ class Exchange:
     """A request of the data path and what becomes of it. It is its own ticket in the queue."""
 
     __slots__ = (
-        "_arrived", "_attempts", "_connecting", "_first_seen", "_held_since", "_letter", "_loop", "_paused", "_pool",
-        "_relay", "_sent", "_stale", "_told", "_upstream", "_usage", "_waited",
-        "ask", "charge", "chunks_seen", "client", "deadline", "endpoint", "model", "opened", "over", "replica", "request",
-        "request_id", "route", "seam", "tried",
+        "_arrived", "_attempts", "_connecting", "_first_seen", "_held_since", "_letter", "_loop", "_paused", "_pool", "_relay",
+        "_sent", "_stale", "_told", "_upstream", "_usage", "_waited", "ask", "charge", "chunks_seen", "client", "deadline",
+        "endpoint", "model", "opened", "over", "replica", "request", "request_id", "retries", "route", "seam", "trace", "tried",
     )  # fmt: skip
 
     def __init__(self, client: "Client", request: Request, request_id: bytes, model: "ServedModel", ask: Ask, loop: Loop) -> None:
@@ -63,7 +64,7 @@ class Exchange:
         self._loop = loop
         self._arrived = self._held_since = self._told = now
         self._waited = self._first_seen = 0.0
-        self._attempts = self._stale = self.chunks_seen = 0
+        self._attempts = self._stale = self.chunks_seen = self.retries = 0
         self._sent = self.over = self._paused = False
         self.tried: frozenset[str] = frozenset()
         """Replicas that failed it."""
@@ -76,6 +77,7 @@ class Exchange:
         self._usage: Usage | None = None
         self.seam: Seam | None = None
         """Where a stream goes on that broke off at another replica."""
+        self.trace: Trace | None = None
 
     # ---- towards the engine
 
@@ -84,12 +86,14 @@ class Exchange:
         self.charge = charge
         self.client.begin(self)
         self.model.enter(self)
-        carry_out(self.model.queue.arrived(self, self._arrived, charge and charge.work), self._arrived)
+        carry_out(self.model.queue.arrived(self, self._arrived, charge.work if charge is not None else None), self._arrived)
 
     def serve(self, replica: str, now: float) -> None:
         """The queue gave a slot at `replica`."""
         self._waited += now - self._held_since
         self.replica = replica
+        if self.trace is not None:
+            self.trace.served(self, self._held_since, now)
         self._pool = self.model.pools[replica]
         self.endpoint: Endpoint = self._pool.endpoint
         if self.endpoint.speaks not in self.route.plain and not self._translate():
@@ -121,7 +125,7 @@ class Exchange:
 
     def _send(self, upstream: Upstream) -> None:
         assert self._pool
-        lines, body = outgoing(self, self._letter)
+        head, body = outgoing(self, self._letter, self._pool.host)
         self._upstream, self._relay = upstream, None
         now = monotonic()
         self.deadline = now + FIRST_BYTE_SECONDS
@@ -129,7 +133,6 @@ class Exchange:
             self._sent = True
             self.model.stats.wait.observe(self._waited)
             self.model.stats.overhead.observe(max(0.0, now - self._arrived - self._waited))
-        head = request_head(lines, self._pool.host, len(body), self.request_id, self.endpoint.key)
         upstream.send(self, head, body, bodyless=self.request.head.method == "HEAD")
         if self._paused:
             upstream.pause()
@@ -214,7 +217,7 @@ class Exchange:
             self._usage = usage
             seconds = monotonic() - first_at if first_at else 0.0
             self.model.stats.tokens(usage.tokens_in, usage.tokens_out, seconds)
-        self._finish(status)
+        self._finish(status, "resumed" if self.seam is not None and self.retries else "done")
 
     def refuse(self, refusal: Refusal) -> None:
         """End with an error."""
@@ -225,7 +228,7 @@ class Exchange:
             self._break_off(refusal)
             return
         self.client.refuse(refusal, self.request_id)
-        self._finish(refusal.status, served=False)
+        self._finish(refusal.status, "refused", refusal)
 
     def failed(self, refusal: Refusal) -> None:
         """The engine answered with an error: another replica is asked, when that may help and nothing was answered yet."""
@@ -262,7 +265,7 @@ class Exchange:
             self._relay.settle()
             return
         self.model.stats.disconnects += 1
-        self._finish(499, served=False)
+        self._finish(499, "left")
 
     def tick(self, now: float) -> None:
         """Time passed."""
@@ -299,6 +302,9 @@ class Exchange:
             self.refuse(Refusal(502, message, "engine_lost", "server_error"))
             return
         self._attempts += counts
+        self.retries += 1
+        if self.trace is not None:
+            self.trace.lost()
         self.model.lost(self.replica)
         self.tried |= {self.replica}
         self.model.stats.retries += 1
@@ -309,15 +315,8 @@ class Exchange:
         """The client has part of an answer: a stream ends with an error event and without its end, anything else is cut."""
         if self.over:
             return
-        if self.seam is not None and self.seam.why not in refusal.message:
-            refusal.message = f"The answer broke off: {self.seam.why}; it could not be continued: {refusal.message}"
-        event = last_event(refusal, self.route, self._letter)
-        if self._relay is not None and self._relay.begun:
-            self.client.write(self._relay.farewell(event))
-        else:
-            self.client.write(framed(self, event))
-        self.client.close_after()
-        self._finish(refusal.status, served=False)
+        break_off(self, refusal, self._relay, self._letter)
+        self._finish(refusal.status, "broken", refusal)
 
     def _may_go_elsewhere(self) -> bool:
         """Whether the request may be tried again, and there is a replica that has not failed it."""
@@ -332,17 +331,20 @@ class Exchange:
             upstream, self._upstream = self._upstream, None
             upstream.abort()
 
-    def _finish(self, status: int, *, served: bool = True) -> None:
+    def _finish(self, status: int, end: End, refusal: Refusal | None = None) -> None:
         self.over, self._relay = True, None
         now = monotonic()
-        self.model.leave(self, self._finished(status, now))
-        effects = self.model.queue.left(self, now, served=served)
+        over = self._finished(status, now)
+        self.model.leave(self, over)
+        effects = self.model.queue.left(self, now, served=end in ("done", "resumed"))
+        tell(self, over, end, refusal)
         self.client.finished()
         carry_out(effects, now)
 
     def _finished(self, status: int, now: float) -> Finished:
-        seconds = now - self._arrived
-        t_in, t_out = (self._usage.tokens_in, self._usage.tokens_out) if self._usage else (None, None)
-        ttft = self._first_seen - self._arrived if self._first_seen else None
-        kept = self._arrived, self.model.name, self.replica, status, t_in, t_out
-        return Finished(*kept, self._waited if self._sent else seconds, ttft, seconds)
+        arrived, seconds = self._arrived, now - self._arrived
+        t_in, t_out, cached = self._usage or (None, None, 0)
+        ttft = self._first_seen - arrived if self._first_seen else None
+        waited = self._waited if self._sent else seconds
+        key = self.charge.account.key.name if self.charge is not None else None
+        return Finished(arrived, self.model.name, self.replica, status, t_in, t_out, waited, ttft, seconds, key, cached)

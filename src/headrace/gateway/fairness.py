@@ -41,10 +41,11 @@ class Work(NamedTuple):
 class _Line(Generic[Ticket]):
     """The requests of one key that wait, and its tags on both clocks (interactive, batch)."""
 
-    __slots__ = ("began", "ended", "guest", "share", "waiting")
+    __slots__ = ("began", "clock", "ended", "guest", "share", "waiting")
 
     def __init__(self, share: Share) -> None:
         self.share = share
+        self.clock = _clock(share)
         self.waiting: OrderedDict[Ticket, tuple[float, float]] = OrderedDict()  # ticket → tokens, since when
         self.began = [0.0, 0.0]
         self.ended = [0.0, 0.0]
@@ -52,7 +53,8 @@ class _Line(Generic[Ticket]):
 
     def charge(self, clock: int, tokens: float) -> float:
         """Its next request is served on this clock; returns the request's start tag."""
-        start = max(self.began[clock], self.ended[clock])
+        began, ended = self.began[clock], self.ended[clock]
+        start = began if began > ended else ended
         self.ended[clock] = start + max(1.0, tokens) / self.share.weight
         return start
 
@@ -100,12 +102,12 @@ class FairOrder(Generic[Ticket]):
         line = self._line(work.share)
         if not line.waiting:
             self._begin(line)
-        self._charge(line, _clock(work.share), work.tokens)
+        self._charge(line, line.clock, work.tokens)
 
     def settled(self, share: Share, tokens: float) -> None:
         """A served request took so many `tokens` more than was estimated (less, where it is negative)."""
         if (line := self._lines.get(share.name)) is not None:
-            line.ended[_clock(line.share)] += tokens / line.share.weight
+            line.ended[line.clock] += tokens / line.share.weight
 
     def remove(self, ticket: Ticket) -> None:
         """A request waits no more. Nothing happens when it did not."""
@@ -135,23 +137,26 @@ class FairOrder(Generic[Ticket]):
 
     def _line(self, share: Share) -> _Line[Ticket]:
         line = self._lines.get(share.name)
+        if line is not None and line.share is share:
+            return line
         if line is None:
             if len(self._lines) >= _MANY + len(self._busy):
                 self._forget()
             line = self._lines[share.name] = _Line(share)
-        moved, line.share = line.share.batch != share.batch, share  # a reloaded file may say otherwise than before
+        moved, line.share, line.clock = line.share.batch != share.batch, share, _clock(share)  # as a reloaded file says
         if moved:
             self._begin(line)
         return line
 
     def _begin(self, line: _Line[Ticket]) -> None:
-        clock = _clock(line.share)
+        clock = line.clock
         line.began[clock] = self._now[clock] - BURST * self._usual / line.share.weight
 
     def _charge(self, line: _Line[Ticket], clock: int, tokens: float) -> None:
         self._usual += _RECENT * (tokens - self._usual) if self._usual else tokens
         start = line.charge(clock, tokens)
-        self._now[clock] = max(self._now[clock], start)
+        if start > self._now[clock]:
+            self._now[clock] = start
         if line.share.batch and clock == _INTERACTIVE:
             line.charge(_BATCH, tokens)
 
@@ -159,7 +164,7 @@ class FairOrder(Generic[Ticket]):
         """Where the head of a line stands: the clock it goes by, interactive first; its start tag; since when it waits, for those
         who ask for less than their share are before the others and among themselves first come first served.
         """
-        clock = _clock(line.share)
+        clock = line.clock
         if clock == _BATCH and now - next(iter(line.waiting.values()))[1] >= self.age:
             if not line.guest:  # from now on it is one among the interactive: the time it yielded is not made up for
                 line.guest = True

@@ -1,6 +1,6 @@
 """The paths of graduations: begin one, look, go back. For administrators, and without keys for this machine only."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from headrace.errors import HeadraceError, UsageError
+from headrace.gateway.audit import asker
 from headrace.gateway.http import host_is_loopback, origin_allowed
 from headrace.gateway.openai import Refusal
 
@@ -18,11 +19,11 @@ PATH = "/admin/graduations"
 class Graduations(Protocol):
     """What carries them out."""
 
-    def asked(self, body: bytes) -> None:
-        """Begin one as JSON says. Raises UsageError, and ValueError for what cannot be read."""
+    def asked(self, body: bytes, by: str) -> None:
+        """Begin one as JSON says, for whoever `by` names. Raises UsageError, and ValueError for what cannot be read."""
 
-    def abort(self, model: str) -> None:
-        """Go back. Raises UsageError."""
+    def abort(self, model: str, by: str) -> None:
+        """Go back, as `by` asks. Raises UsageError."""
 
     def shown(self) -> Sequence[dict[str, Any]]:
         """Every one."""
@@ -34,6 +35,8 @@ class Asked:
     def __init__(self) -> None:
         self.graduations: Graduations | None = None
         self.keyed = False
+        self.busy: Callable[[], str] = lambda: ""
+        """What keeps one from beginning now; empty when nothing does."""
 
     def routes(self) -> list[Route]:
         """What goes into the admin application."""
@@ -47,13 +50,15 @@ class Asked:
         return _json({"graduations": self.graduations.shown() if self.graduations else []})
 
     async def _begin(self, request: Request) -> Response:
-        self._judge(request)
-        await self._do(lambda there, body: there.asked(body), request)
+        may_change(request, keyed=self.keyed)
+        if why := self.busy():
+            raise Refusal(409, f"No graduation begins now: {why}. Ask again once that is over.", "cannot_graduate")
+        await self._do(lambda there, body: there.asked(body, asker(request.scope)), request)
         return _json({"graduations": self._there().shown()}, 202)
 
     async def _abort(self, request: Request) -> Response:
-        self._judge(request)
-        await self._do(lambda there, body: there.abort(_Model.read(body)), request)
+        may_change(request, keyed=self.keyed)
+        await self._do(lambda there, body: there.abort(_Model.read(body), asker(request.scope)), request)
         return _json({"graduations": self._there().shown()}, 202)
 
     async def _do(self, what: Any, request: Request) -> None:
@@ -72,13 +77,14 @@ class Asked:
             raise Refusal(503, "There is no plan yet: weights are still being fetched.", "not_planned", "server_error")
         return self.graduations
 
-    def _judge(self, request: Request) -> None:
-        """Without keys only this machine changes what runs, whatever --insecure lets others ask."""
-        if not self.keyed and not (host_is_loopback(request.headers.raw) and origin_allowed(request.headers.raw)):
-            raise Refusal(403, "Without keys this is for loopback names such as localhost.", "host_refused", "permission_error")
-        origin = request.headers.get("origin")  # a page of another server on this machine is loopback too
-        if origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower():
-            raise Refusal(403, "Only Headrace's own pages may do this.", "origin_refused", "permission_error")
+
+def may_change(request: Request, *, keyed: bool) -> None:
+    """Without keys only this machine changes what runs, whatever --insecure lets others ask. Raises Refusal."""
+    if not keyed and not (host_is_loopback(request.headers.raw) and origin_allowed(request.headers.raw)):
+        raise Refusal(403, "Without keys this is for loopback names such as localhost.", "host_refused", "permission_error")
+    origin = request.headers.get("origin")  # a page of another server on this machine is loopback too
+    if origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "").lower():
+        raise Refusal(403, "Only Headrace's own pages may do this.", "origin_refused", "permission_error")
 
 
 class _Model(msgspec.Struct):

@@ -5,7 +5,7 @@ from headrace.gateway.openai import Refusal
 from headrace.gateway.paths import SERVED, find
 
 _READ_ONLY = ("/health", "/ready", "/metrics", "/v1/models", "/v2/health/", "/admin/")
-_ACTIONS = ("/admin/wanted", "/admin/graduations", "/admin/graduations/abort")
+_ACTIONS = ("/admin/wanted", "/admin/reload", "/admin/graduations", "/admin/graduations/abort", "/admin/trials")
 
 
 def judge(head: RequestHead, *, trusted: bool) -> Refusal | None:

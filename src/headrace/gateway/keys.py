@@ -5,9 +5,9 @@ operator chose to be long and random), so that nobody can guess one from its has
 every request. A lookup by hash takes the same time whatever part of a key is right: what it compares is not what was sent.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from headrace.gateway.accounts import Account, Key
@@ -23,19 +23,41 @@ _PAGES = "/dashboard/"
 """What probes ask for, which have no keys, and pages for browsers, which say nothing of what is served: they ask for that, with
 the key that their user gives them.
 """
-_ADMIN_PATHS = ("/metrics", "/admin/")
+_METRICS = "/metrics"
+_ADMIN_PATHS = (_METRICS, "/admin/")
+
+
+class Shared(Protocol):
+    """Where gateways share the limits of keys."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it does; without, each gateway goes by what it counts itself."""
+
+    @property
+    def failures(self) -> int:
+        """How often it did not."""
+
+    @property
+    def waits(self) -> int:
+        """Requests that waited for an answer."""
+
+    def ask(self, account: Account, then: Callable[[], None]) -> None:
+        """Ask for what the account needs, and call `then` soon, whether or not there was an answer."""
 
 
 class Keys:
     """The keys in force. Another set takes the accounts of those that stay, with what they have taken."""
 
-    __slots__ = ("_by_digest", "accounts")
+    __slots__ = ("_by_digest", "accounts", "shared")
 
-    def __init__(self, keys: Iterable[Key], before: "Keys | None" = None) -> None:
+    def __init__(self, keys: Iterable[Key], before: "Keys | None" = None, shared: Shared | None = None) -> None:
         known = before.accounts if before is not None else {}
+        self.shared: Shared | None = shared or (before.shared if before is not None else None)
         self.accounts: dict[str, Account] = {}
         for key in keys:
-            account = self.accounts[key.name] = known.get(key.name) or Account(key)
+            account = self.accounts[key.name] = known.get(key.name) or Account(key, shares=self.shared is not None)
+            account.live = self.shared is not None and self.shared.answers
             account.renew(key)
         self._by_digest = {account.key.digest: account for account in self.accounts.values()}
 
@@ -58,10 +80,23 @@ class Keys:
         account = self.account(head)
         if account is None:
             return unauthorized(head)
-        if head.route is None and not account.key.admin and unquote(head.path).startswith(_ADMIN_PATHS):  # as asgi.py reads it
-            message = f'The key "{account.key.name}" may not read {head.path[:200]}: that takes one made with --admin.'
-            return Refusal(403, message, "admin_only", "permission_error")
+        return _forbidden(account.key, head)
+
+
+def _forbidden(key: Key, head: "RequestHead") -> Refusal | None:
+    if head.route is not None and not key.metrics:
         return None
+    path = unquote(head.path)  # as asgi.py reads it
+    if head.route is None and path == _METRICS and key.metrics:
+        return None
+    if key.metrics and not key.admin:
+        message = f'The key "{key.name}" may read {_METRICS} and nothing else: it was made with --metrics.'
+        return Refusal(403, message, "metrics_only", "permission_error")
+    if head.route is None and not key.admin and path.startswith(_ADMIN_PATHS):
+        way = "--admin or --metrics" if path == _METRICS else "--admin"
+        message = f'The key "{key.name}" may not read {head.path[:200]}: that takes one made with {way}.'
+        return Refusal(403, message, "admin_only", "permission_error")
+    return None
 
 
 def presented(known: Mapping[bytes, bytes]) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.gateway.envelope import error_event
 from headrace.gateway.form import FormAsk, renamed
-from headrace.gateway.http import Request
+from headrace.gateway.http import Request, request_head
 from headrace.gateway.openai import Ask, Refusal, rewritten
 from headrace.gateway.paths import Kind, Route
 from headrace.gateway.translate import generate, through
@@ -51,10 +51,16 @@ def last_event(refusal: Refusal, route: Route, sent: Letter | None) -> bytes:
     return error_event(refusal, route)
 
 
-def outgoing(exchange: "Exchange", sent: Letter | None) -> tuple[bytes, bytes]:
-    """Request line with headers, and the body, for the replica that `exchange` was given."""
-    if sent is not None:
-        return sent.lines, sent.body
+def outgoing(exchange: "Exchange", sent: Letter | None, host: bytes) -> tuple[bytes, bytes]:
+    """Head and body for the replica at `host` that `exchange` was given."""
+    lines, body = (sent.lines, sent.body) if sent is not None else _as_asked(exchange)
+    if exchange.trace is not None:
+        lines = exchange.trace.onward(lines)
+    return request_head(lines, host, len(body), exchange.request_id, exchange.endpoint.key), body
+
+
+def _as_asked(exchange: "Exchange") -> tuple[bytes, bytes]:
+    """Request line with headers, and the body, where the engine understands both as they are."""
     endpoint, ask, body = exchange.endpoint, exchange.ask, exchange.request.body
     fold = endpoint.folds and not ask.stream and exchange.route.folds
     if exchange.seam is not None and endpoint.continues is not None:

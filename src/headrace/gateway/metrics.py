@@ -8,8 +8,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 
 from headrace.gateway.accounts import Account
+from headrace.gateway.keys import Shared
 from headrace.gateway.served import ServedModel
 from headrace.gateway.stats import Histogram
+from headrace.money import BILLION
 from headrace.targets.base import Replica, State
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -73,12 +75,30 @@ NAMES = (
         "Changes of their number: wake, up, down, sleep; evicted and blocked where memory is short.",
     ),
     Name("headrace_key_requests_total", "counter", ("key", "status"), "Finished requests by key, where keys are asked for."),
-    Name("headrace_key_refused_total", "counter", ("key", "limit"), "Refused by a limit: requests, tokens, concurrent, budget."),
+    Name(
+        "headrace_key_refused_total",
+        "counter",
+        ("key", "limit"),
+        "Refused by a limit: requests, tokens, concurrent, budget, connections.",
+    ),
     Name(
         "headrace_key_tokens_total", "counter", ("key", "direction"), "Tokens in and out; estimated where the engine says none."
     ),
+    Name("headrace_key_cost_total", "counter", ("key", "currency"), "What these cost, by the prices of models."),
     Name("headrace_key_in_flight_requests", "gauge", ("key",), "Requests that wait or are answered."),
+    Name("headrace_limits_shared", "gauge", (), "1 while the limits of keys are shared through Redis, 0 while it is away."),
+    Name("headrace_limits_shared_failures_total", "counter", (), "Times that Redis did not answer."),
+    Name("headrace_limits_shared_waits_total", "counter", (), "Requests that waited for its answer before they were let in."),
     Name("headrace_client_connections", "gauge", (), "Open connections of clients."),
+    Name(
+        "headrace_client_connections_refused_total",
+        "counter",
+        ("limit",),
+        "Connections that were refused: all (no more descriptors), address, key (gateway.connections).",
+    ),
+    Name("headrace_access_log_lost_lines_total", "counter", (), "Lines that were not written: a full disk, a slow pipe."),
+    Name("headrace_tls_certificate_seconds", "gauge", (), "Until the certificate is good no more; negative after that."),
+    Name("headrace_tls_handshakes_failed_total", "counter", (), "Connections that ended before their handshake did."),
 )
 """Every metric of /metrics."""
 
@@ -95,6 +115,16 @@ class Snapshot:
     wanted: Mapping[str, int] = field(default_factory=dict)
     accounts: Mapping[str, Account] = field(default_factory=dict)
     """What keys took; as many as the operator made."""
+    certificate: tuple[float, int] | None = None
+    """(seconds until its end, failed handshakes), with TLS."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Connections, by limit."""
+    lost_lines: int = 0
+    """Of the access log."""
+    currency: str = "USD"
+    """What keys' costs are in."""
+    shared: Shared | None = None
+    """Where the limits of keys are shared, if they are."""
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, as prometheus_client wants them."""
@@ -113,9 +143,21 @@ class Snapshot:
         for name, account in self.accounts.items():
             for metric, labels, value in _of_account(account):
                 rows.setdefault("headrace_key_" + metric, []).append(((name, *labels), value))
+        rows["headrace_key_cost_total"] = [
+            ((name, self.currency), account.cost / BILLION) for name, account in self.accounts.items()
+        ]
+        if self.shared is not None:
+            rows["headrace_limits_shared"] = [((), float(self.shared.answers))]
+            rows["headrace_limits_shared_failures_total"] = [((), self.shared.failures)]
+            rows["headrace_limits_shared_waits_total"] = [((), self.shared.waits)]
         rows["headrace_scaling_decisions_total"] = [(labels, count) for labels, count in sorted(self.moves.items())]
         rows["headrace_replicas_wanted"] = [((model,), count) for model, count in sorted(self.wanted.items())]
         rows["headrace_client_connections"] = [((), self.connections)]
+        rows["headrace_client_connections_refused_total"] = [((limit,), count) for limit, count in self.refused.items()]
+        rows["headrace_access_log_lost_lines_total"] = [((), self.lost_lines)]
+        if self.certificate is not None:
+            rows["headrace_tls_certificate_seconds"] = [((), self.certificate[0])]
+            rows["headrace_tls_handshakes_failed_total"] = [((), self.certificate[1])]
         return rows
 
 

@@ -6,7 +6,7 @@ Shapes after the OpenAI API reference (platform.openai.com/docs/api-reference), 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -88,7 +88,7 @@ def _is_sound(fields: dict[str, msgspec.Raw], body: bytes) -> bool:
 
     A body as long as its fields written compactly has no room for either: that proof costs the same for any size of prompt.
     """
-    compact = 1 + sum([len(name) + memoryview(raw).nbytes + 4 for name, raw in fields.items()])
+    compact = 1 + 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values()))
     if compact == len(body):
         return True
     return (
@@ -99,7 +99,7 @@ def _is_sound(fields: dict[str, msgspec.Raw], body: bytes) -> bool:
 
 
 def _is_empty(raw: msgspec.Raw) -> bool:
-    if memoryview(raw).nbytes > _EMPTY_BYTES:  # copying a prompt to look at it would cost more than reading it
+    if len(raw) > _EMPTY_BYTES:  # copying a prompt to look at it would cost more than reading it
         return False
     value = bytes(raw)
     return value in (_NULL, b'""') or (value[:1] == b"[" and not value[1:-1].strip())
@@ -148,17 +148,23 @@ def rewritten(ask: Ask, model: str, *, fold: bool) -> bytes:
     return _encode(fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one request, as the engine counted them."""
 
     tokens_in: int
     tokens_out: int
+    cached: int = 0
+    """Of those in, the ones that it had cached, where it says so."""
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
 
 
 class _UsageFields(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
 
 
 # Usage objects hold numbers, and objects of numbers: no string in them can hold a brace.
@@ -178,7 +184,10 @@ def usage_in(tail: bytes) -> Usage | None:
             found = _decode_usage(match[1])
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        return None if found.prompt_tokens is None else Usage(found.prompt_tokens, found.completion_tokens or 0)
+        if found.prompt_tokens is None:
+            return None
+        details = found.prompt_tokens_details
+        return Usage(found.prompt_tokens, found.completion_tokens or 0, (details and details.cached_tokens) or 0)
     return None
 
 

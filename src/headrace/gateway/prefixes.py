@@ -38,22 +38,23 @@ SHORT = Prompt()
 
 def chain_of(ask: Ask) -> tuple[int, ...]:
     """The blocks of a request's prompt; none when it is shorter than one. Model, adapter and tools are part of each."""
-    text = next((raw for name in _TEXTS if (raw := ask.fields.get(name)) is not None), None)
-    if text is None:
+    fields = ask.fields
+    for name in _TEXTS:
+        if (raw := fields.get(name)) is not None:
+            break
+    else:
         return ()
-    view = memoryview(text)
-    whole = min(view.nbytes // BLOCK_BYTES, MOST_BLOCKS)
-    if not whole:
+    if len(raw) < BLOCK_BYTES:
         return ()
-    seed = (ask.model, *(hash(bytes(raw)) for name in _BEFORE if (raw := ask.fields.get(name)) is not None))
-    return chained(hash(seed), view, whole)
+    seed = hash((ask.model, *[hash(bytes(fields[name])) for name in _BEFORE if name in fields]))
+    return chained(seed, bytes(memoryview(raw)[: MOST_BLOCKS * BLOCK_BYTES]))
 
 
-def chained(seed: int, view: memoryview, blocks: int) -> tuple[int, ...]:
-    """Hashes of the first so many `blocks`, each with all before it. Python's own hash: a keyed SipHash, 0.8 µs per KiB."""
+def chained(seed: int, text: bytes) -> tuple[int, ...]:
+    """Hashes of its whole blocks, each with all before it. Python's own hash: a keyed SipHash, 0.8 µs per KiB."""
     chain: list[int] = []
-    for start in range(0, blocks * BLOCK_BYTES, BLOCK_BYTES):
-        seed = hash((seed, bytes(view[start : start + BLOCK_BYTES])))  # a copy: what is writable has no hash
+    for end in range(BLOCK_BYTES, len(text) + 1, BLOCK_BYTES):
+        seed = hash((seed, text[end - BLOCK_BYTES : end]))
         chain.append(seed)
     return tuple(chain)
 

@@ -18,6 +18,9 @@ Judge = Callable[[RequestHead], Refusal | None]
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,15})(?=\r\n)", re.IGNORECASE)
 _HEADS = 1024
+_OFFERS = (b"upgrade", b"http2-settings")
+_FRAMING = 8
+"""Bytes of framing that each byte of a chunked body may take, beyond twice `HEAD_LIMIT`: endless extensions are refused."""
 
 
 class KnownHead:
@@ -66,7 +69,8 @@ class HeadMemo:
 class Reader:
     """Reads one connection. `ready` holds what was read; after a refusal nothing more is read.
 
-    `judge` may refuse a request by its head, before its body; `go_on` is called when the client waits for leave to send a body.
+    `judge` may refuse a request by its head, before its body; `go_on` is called when the client waits for leave to send a body,
+    at once or, when requests before it are not answered yet, by `let_go_on`.
     """
 
     __slots__ = (
@@ -84,6 +88,8 @@ class Reader:
         "_size",
         "_trailer",
         "_url",
+        "_wire",
+        "owes_leave",
         "phase",
         "ready",
         "refused",
@@ -102,9 +108,12 @@ class Reader:
         self._url = b""
         self._headers: Headers = []
         self._head: RequestHead | None = None
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._size = 0
+        self._wire = 0  # bytes that the body took with its framing, and the head that came in the same read
         self._trailer = 0
+        self.owes_leave = False
+        """The client waits for leave to send a body, behind requests that are to be answered first."""
         self.ready: deque[Request | Refusal] = deque()
         self.phase: Literal["idle", "head", "body"] = "idle"
         """What is being read of the next request."""
@@ -131,14 +140,23 @@ class Reader:
         if not self.refused:
             self.refused = True
             self.refused_head = self._head
+            self._body = b""
             self.ready.append(refusal)
+
+    @property
+    def held(self) -> int:
+        """Bytes of a body that is not complete yet."""
+        return len(self._body)
+
+    def let_go_on(self) -> None:
+        """What was read before is answered: give the leave that is owed."""
+        self.owes_leave = False
+        self._go_on()
 
     def _parse(self, data: bytes) -> None:
         self._began = False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._without_upgrade(data[upgrade.args[0] :])
+            self._feed(data)
         except httptools.HttpParserError as error:
             # llhttp also complains of bytes behind a request that closes the connection: that request is answered all the same.
             last = self.ready[-1] if self.ready else None
@@ -148,6 +166,31 @@ class Reader:
             self._fed = self._size_of_head() if self._began else self._fed + len(data)
             if self._fed > HEAD_LIMIT:
                 self.refuse(_too_large_head())
+        elif self.phase == "body":
+            self._wire = self._size if self._began else self._wire + len(data)
+            if self._wire - self._size > 2 * HEAD_LIMIT + _FRAMING * self._size:
+                self.refuse(self._too_large(self._wire))
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Parse. An offered upgrade (h2c) is ignored, as RFC 9110 7.8 allows: the same request is read again without it."""
+        while data and not self.refused:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+                self._take_again()
+            else:
+                return
+
+    def _take_again(self) -> None:
+        """Start anew with the present head, less what offers an upgrade. A tunnel is refused."""
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        self._parser = httptools.HttpRequestParser(self)
+        if method == b"CONNECT":
+            self.refuse(Refusal(405, "This is not a proxy: CONNECT is not served.", "method_not_allowed", allow="GET, POST"))
+            return
+        lines = b"".join(b"%s: %s\r\n" % field for field in map(_without_offer, self._headers) if field is not None)
+        self._parser.feed_data(b"%s %s HTTP/%s\r\n%s\r\n" % (method, self._url, version, lines))
 
     # ---- called by httptools
 
@@ -157,9 +200,9 @@ class Reader:
         self._head = None
         self._url = b""
         self._headers = []
-        self._body = []
-        self._size = 0
-        self._trailer = 0
+        self._body = b""
+        self._size = self._wire = self._trailer = 0
+        self.owes_leave = False
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -184,7 +227,10 @@ class Reader:
         if refusal is not None:
             self.refuse(refusal)
         elif b"expect" in self._head.known and not http10:
-            self._go_on()
+            if self.ready:
+                self.owes_leave = True
+            else:
+                self._go_on()
 
     def on_body(self, body: bytes) -> None:
         if self.refused:
@@ -192,14 +238,19 @@ class Reader:
         self._size += len(body)
         if self._size > self._body_limit:
             self.refuse(self._too_large(self._size))
-        else:
-            self._body.append(body)
+        elif not self._body:
+            self._body = body
+        else:  # no list of pieces: bytes that come one by one would take fifty times their number
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         self.phase = "idle"
+        self.owes_leave = False
         if self.refused or self._parser.should_upgrade():
             return
-        body, self._body = b"".join(self._body), []
+        body, self._body = bytes(self._body), b""
         assert self._head
         self.ready.append(Request(self._head, body))
 
@@ -216,8 +267,12 @@ class Reader:
         if hosts > 1 or (hosts == 0 and not head.http10):
             return Refusal(400, f"A request needs one Host header; this one has {hosts}.", "invalid_http")
         coding = known.get(b"transfer-encoding")
+        if coding is not None and head.http10:  # RFC 9112 6.1: what a proxy of that age made of it cannot be known
+            return Refusal(400, "HTTP/1.0 has no transfer codings.", "invalid_http")
         if coding is not None and coding.lower() != b"chunked":
             return Refusal(501, "The only transfer coding understood is chunked.", "unsupported_transfer_encoding")
+        if known.get(b"expect", b"100-continue").lower() != b"100-continue" and not head.http10:
+            return Refusal(417, "The only expectation understood is 100-continue.", "expectation_failed")
         if known.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
             message = "Compressed request bodies are not accepted. Send the body without Content-Encoding."
             return Refusal(415, message, "unsupported_content_encoding")
@@ -231,16 +286,13 @@ class Reader:
         message = f"The body has {size} bytes or more; gateway.body allows {self._body_limit}."
         return Refusal(413, message, "request_too_large")
 
-    def _without_upgrade(self, rest: bytes) -> None:
-        """Ignore an offered upgrade (h2c), as RFC 9110 7.8 allows: read the same request again without the offer."""
-        method = self._parser.get_method()
-        self._parser = httptools.HttpRequestParser(self)
-        if method == b"CONNECT":
-            self.refuse(Refusal(405, "This is not a proxy: CONNECT is not served.", "method_not_allowed", allow="GET, POST"))
-            return
-        dropped = (b"upgrade", b"connection", b"http2-settings")
-        lines = b"".join(b"%s: %s\r\n" % field for field in self._headers if field[0] not in dropped)
-        self._parse(b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method, self._url, lines, rest))
+
+def _without_offer(field: tuple[bytes, bytes]) -> tuple[bytes, bytes] | None:
+    """The header field, as it would be if no upgrade were offered."""
+    name, value = field
+    if name != b"connection":
+        return None if name in _OFFERS else field
+    return name, b", ".join(token for each in value.split(b",") if (token := each.strip()).lower() not in _OFFERS)
 
 
 def _too_large_head() -> Refusal:

@@ -4,10 +4,13 @@ import math
 from typing import TYPE_CHECKING
 
 from headrace.gateway.http import CHUNKED, LAST_CHUNK, chunk, response_head
+from headrace.gateway.letter import Letter, last_event
+from headrace.gateway.openai import Refusal
 from headrace.units import show_duration
 
 if TYPE_CHECKING:
     from headrace.gateway.exchange import Exchange
+    from headrace.gateway.relay import Relay
 
 _LONGEST_LINE = 300
 _STATUS = b"HTTP/1.1 200 OK\r\n"
@@ -50,3 +53,13 @@ def close_stream(exchange: "Exchange") -> None:
     """The stream is complete."""
     if not exchange.request.head.http10:
         exchange.client.write(LAST_CHUNK)
+
+
+def break_off(exchange: "Exchange", refusal: Refusal, relay: "Relay | None", sent: Letter | None) -> None:
+    """End the stream with an error event and without its end, where it can take one; the connection ends with it."""
+    seam = exchange.seam
+    if seam is not None and seam.why not in refusal.message:
+        refusal.message = f"The answer broke off: {seam.why}; it could not be continued: {refusal.message}"
+    event = last_event(refusal, exchange.route, sent)
+    exchange.client.write(relay.farewell(event) if relay is not None and relay.begun else framed(exchange, event))
+    exchange.client.close_after()

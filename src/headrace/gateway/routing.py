@@ -90,7 +90,7 @@ class Routing:
 
     __slots__ = (
         "_also", "_context", "_draw", "_last", "_open", "_order", "_outstanding", "_place", "_policy", "_total", "_usable",
-        "_warm", "blocks", "matched", "partial", "prefixes", "receipt", "running", "slots",
+        "_warm", "blocks", "chooses", "matched", "partial", "prefixes", "receipt", "running", "slots",
     )  # fmt: skip
 
     def __init__(self, policy: str = "auto") -> None:
@@ -101,6 +101,8 @@ class Routing:
         self.prefixes = Prefixes()
         self.partial = False
         """Whether some replicas know names that others do not: a request may have to wait for a few of them."""
+        self.chooses = False
+        """Whether there is more than one replica to choose from: else a prompt need not be looked at."""
         self.receipt: Receipt | None = None
         """Of the last pick that was for a prompt; None when it went by load alone."""
         self.blocks = self.matched = 0
@@ -128,6 +130,7 @@ class Routing:
         self._warm &= slots.keys()
         self._total = sum(self.running[replica] for replica in slots)
         self._usable = sum(limit > 0 for limit in slots.values())
+        self.chooses = self._usable > 1
         self._open = [replica for replica, limit in slots.items() if self.running[replica] < limit]
         self._place = {replica: place for place, replica in enumerate(self._open)}
         self.prefixes.resized({replica: kept(limit, self._context) for replica, limit in slots.items()})
@@ -142,11 +145,6 @@ class Routing:
         """It was started anew."""
         self.prefixes.forget(replica)
         self._warm.discard(replica)
-
-    @property
-    def chooses(self) -> bool:
-        """Whether there is more than one replica to choose from: else a prompt need not be looked at."""
-        return self._usable > 1
 
     @property
     def is_full(self) -> bool:
@@ -184,7 +182,8 @@ class Routing:
         bound, running, last = self.bound, self.running, self._last
         if self._policy:
             free = [replica for replica in free if running[replica] < bound] or free
-        best, least, tied, receipt = None, math.inf, (0, 0), None
+        best: Candidate | None = None
+        least, tied = math.inf, (0, 0)
         for replica in free:
             found = self._candidate(replica, prompt.chain)
             cost = 1.0
@@ -192,9 +191,12 @@ class Routing:
                 cost *= score(found)
             rank = (found.running if self._policy else 0, last[replica])
             if cost < least or (cost == least and rank < tied):
-                best, least, tied, receipt = replica, cost, rank, Receipt(found.matched, found.blocks, cost)
-        self.receipt = receipt if prompt.chain else None
-        return best
+                best, least, tied = found, cost, rank
+        if best is None:
+            return None
+        if prompt.chain:
+            self.receipt = Receipt(best.matched, best.blocks, least)
+        return best.replica
 
     @property
     def bound(self) -> int:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from headrace.gateway.admission import Effect, Queue, Serve
 from headrace.gateway.openai import Refusal
+from headrace.gateway.paths import Route
 from headrace.gateway.prefixes import SHORT, Prompt, chain_of
 from headrace.gateway.split import Trial
 from headrace.gateway.stats import Stats
@@ -21,6 +22,13 @@ MOST_FINISHED = 65_536
 
 EXPLAIN = b"x-headrace-explain"
 """The header with which a client asks which replica answers, and why."""
+
+_DOES = {
+    "generate": ("generates text", "cannot generate text"),
+    "embed": ("makes embeddings", "has no embeddings"),
+    "rerank": ("ranks documents", "cannot rank documents"),
+    "infer": ("takes and gives tensors", "takes no tensors"),
+}
 
 if TYPE_CHECKING:
     from headrace.gateway.exchange import Exchange
@@ -153,6 +161,13 @@ class ServedModel:
         for exchange in list(self.exchanges):
             exchange.tick(now)
 
+    def can(self, route: Route) -> bool:
+        """Whether it does what is asked; any model whose engine has tensors, or may turn out to, can be asked for them."""
+        if route.task is None or self.status.task in (None, route.task):
+            return True
+        known = any(pool.endpoint.speaks in route.known_by for pool in self.pools.values())
+        return route.kind == "infer" and (known or (not self.pools and self.is_away))
+
     @property
     def is_away(self) -> bool:
         """Whether no replica is ready, though one may come."""
@@ -215,6 +230,15 @@ class ServedModel:
     def _resize(self, now: float) -> None:
         slots = {name: pool.endpoint.slots for name, pool in self.pools.items() if name not in self._suspects}
         carry_out(self.queue.resized(slots, now), now)
+
+
+def wrong_task(name: str, model: ServedModel, route: Route, able: Sequence[str]) -> Refusal:
+    """Why a model that was asked for as `name` cannot do what is asked; `able` are those that can."""
+    assert model.status.task
+    assert route.task
+    message = f'Model "{name}" {_DOES[model.status.task][0]} and {_DOES[route.task][1]}. '
+    message += f"Models that can: {', '.join(able)}." if able else "No model here can."
+    return Refusal(400, message, "wrong_task", param="model")
 
 
 def carry_out(effects: "Sequence[Effect[Exchange]]", now: float) -> None:

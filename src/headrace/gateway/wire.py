@@ -4,12 +4,16 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+from headrace.gateway.access_log import tell_refused
+from headrace.gateway.connections import place
 from headrace.gateway.envelope import envelope
 from headrace.gateway.http import CLOSE, Request, RequestHead, response_head
 from headrace.gateway.openai import Refusal
 from headrace.gateway.reading import Reader
 
 if TYPE_CHECKING:
+    from headrace.gateway.access_log import AccessLog
+    from headrace.gateway.accounts import Account
     from headrace.gateway.gateway import Gateway
 
 READ_SECONDS = {"idle": 75.0, "head": 15.0, "body": 120.0}
@@ -17,12 +21,15 @@ READ_SECONDS = {"idle": 75.0, "head": 15.0, "body": 120.0}
 LINGER_SECONDS = 2.0
 """After a refusal in the middle of a body: how long the rest is read and dropped, so that the client can read the answer."""
 UNREAD_SECONDS = 300.0
-"""How long a client may leave its answer unread."""
+"""How long a client may leave its answer unread: in that time it has to read `WRITE_HIGH_WATER` bytes, or what there is."""
 WRITE_HIGH_WATER = 64 * 1024
 """Bytes of an unread answer at which the engine is no longer read."""
+REFUSED_AT_ONCE = 64
+"""Connections beyond the limits that are told so; further ones are closed at once."""
 BACKLOG_LIMIT = 256 * 1024
 """Bytes of further requests kept while one is answered."""
 
+_KEPT = b"Connection: keep-alive\r\n"  # clients of HTTP/1.0 must be told: they wait for the connection's end otherwise
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _JSON = b"Content-Type: application/json\r\n"
@@ -55,7 +62,13 @@ class Client(asyncio.Protocol):
         "_paused_reading",
         "_phase",
         "_reader",
+        "_unread",
         "_work",
+        "account",
+        "address",
+        "held",
+        "place",
+        "sent",
         "told",
         "transport",
     )
@@ -72,6 +85,15 @@ class Client(asyncio.Protocol):
         self._paused_reading = False
         self._phase = "idle"
         self._deadline = 0.0
+        self._unread = 0
+        self.held = 0
+        """Bytes of a body that is not complete yet."""
+        self.address = self.place = ""
+        """Of whoever is connected: an IP address, or nothing; and what it is counted under."""
+        self.account: Account | None = None
+        """Of the key that was used last."""
+        self.sent = 0
+        """Bytes of the present answer so far."""
         self.told = b""
         """Header lines of the present answer that tell its client of the limits of its key."""
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
@@ -82,13 +104,24 @@ class Client(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._deadline = self._gateway.now() + READ_SECONDS["idle"]
-        if not self._gateway.admit(self):
-            self._close = True
-            self.refuse(Refusal(503, "Too many connections are open. Try again.", "too_many_connections", "server_error"), b"-")
-            self._linger()
+        if isinstance(peer := transport.get_extra_info("peername"), tuple):
+            self.address, self.place = peer[0], place(peer[0])
+        if refusal := self._gateway.admit(self):
+            self._turn_away(refusal)
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        self._lingers = self._close = True
+        turned_away = self._gateway.connections.turned_away
+        if len(turned_away) >= REFUSED_AT_ONCE:
+            self.transport.abort()
+            return
+        turned_away.add(self)
+        self.refuse(refusal, b"-")
+        self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gateway.clients.discard(self)
+        self._gateway.connections.closed(self)
         self._lingers = True  # what is still to be read or answered is not any more
         work, self._work = self._work, None
         if work is not None:
@@ -101,14 +134,14 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._lingers:
             return
-        if self._work is not None or self._reader.ready or self._backlog:  # what came before is read before
+        if self._work is not None or self._reader.ready or self._backlog or self._paused_at:  # what came before is read before
             self._keep_for_later(data)
         else:
             self._read(data)
             self._next()
 
     def pause_writing(self) -> None:
-        self._paused_at = self._gateway.now()
+        self._paused_at, self._unread = self._gateway.now(), self.transport.get_write_buffer_size()
         if self._work is not None:
             self._work.pause()
 
@@ -116,13 +149,24 @@ class Client(asyncio.Protocol):
         self._paused_at = 0.0
         if self._work is not None:
             self._work.resume()
+        else:
+            self._deadline = max(self._deadline, self._gateway.now() + READ_SECONDS[self._phase])
+            self._next()
 
     def tick(self, now: float) -> None:
         """Close what takes too long."""
-        if self._paused_at and now > self._paused_at + UNREAD_SECONDS:
-            self.transport.abort()
+        if self._paused_at:
+            if (unread := self.transport.get_write_buffer_size()) <= self._unread - WRITE_HIGH_WATER:
+                self._paused_at, self._unread = now, unread
+            elif now > self._paused_at + UNREAD_SECONDS:
+                self.transport.abort()
         elif self._work is None and now > self._deadline:
             self._timed_out()
+
+    @property
+    def log(self) -> "AccessLog | None":
+        """Where it is told how requests ended."""
+        return self._gateway.log
 
     @property
     def idle(self) -> bool:
@@ -135,6 +179,14 @@ class Client(asyncio.Protocol):
         if reader.phase != self._phase:
             self._phase = reader.phase
             self._deadline = self._gateway.now() + READ_SECONDS[self._phase]
+        if reader.held != self.held:
+            self._count()
+
+    def _count(self) -> None:
+        more, self.held = self._reader.held - self.held, self._reader.held
+        if refusal := self._gateway.connections.received(more):
+            self._reader.refuse(refusal)
+            self._count()  # what was read of it is gone
 
     def _go_on(self) -> None:
         self.transport.write(_CONTINUE)
@@ -146,8 +198,10 @@ class Client(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _timed_out(self) -> None:
-        if self._lingers or self._reader.phase == "idle":
-            self.transport.close()
+        if self.transport.is_closing():  # and what is left of its answers is not read
+            self.transport.abort()
+        elif self._lingers or self._reader.phase == "idle":
+            self._end()
         else:
             self._reader.refuse(Refusal(408, "The request did not arrive in time.", "request_timeout"))
             self._next()
@@ -155,8 +209,8 @@ class Client(asyncio.Protocol):
     # ---- answering
 
     def _next(self) -> None:
-        """Answer what was read, in order, then read what came meanwhile."""
-        while self._work is None and not self._lingers and not self.transport.is_closing():
+        """Answer what was read, in order, then read what came meanwhile; nothing while the client leaves its answers unread."""
+        while self._work is None and not self._paused_at and not self._lingers and not self.transport.is_closing():
             if self._reader.ready:
                 self._answer(self._reader.ready.popleft())
             elif self._backlog:
@@ -166,22 +220,45 @@ class Client(asyncio.Protocol):
                     self.transport.resume_reading()
                 self._read(backlog)
             else:
+                if self._reader.owes_leave:
+                    self._reader.let_go_on()
                 return
 
     def _answer(self, request: Request | Refusal) -> None:
         if isinstance(request, Refusal):
             self._close = True
             self._head = self._reader.refused_head
-            self.refuse(request, self._gateway.request_id(self._head))
+            request_id = self._gateway.request_id(self._head)
+            self.refuse(request, request_id)
+            tell_refused(self._gateway, self, self._head, request_id, request)
             self._linger()
         else:
             self._head = request.head
             self._close = not request.head.keep_alive
             self._gateway.handle(self, request)
 
+    def _end(self) -> None:
+        """Close, once what was written is read, which takes no longer than it may."""
+        self.transport.close()
+        self._deadline = self._gateway.now() + UNREAD_SECONDS
+
+    def uses(self, account: "Account | None") -> Refusal | None:
+        """The connection asks with the key of `account` now; why it may not."""
+        if account is None or account is self.account:
+            return None
+        if refusal := self._gateway.connections.moved(self.account, account):
+            self.close_after()
+            return refusal
+        self.account = account
+        return None
+
     def _linger(self) -> None:
         """End our side and drop what still comes: closing at once would reset the connection under the answer."""
         self._lingers = True
+        self._backlog = b""
+        if self._paused_reading:
+            self._paused_reading = False
+            self.transport.resume_reading()
         self._deadline = self._gateway.now() + LINGER_SECONDS
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -194,6 +271,7 @@ class Client(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Bytes of an answer."""
+        self.sent += len(data)
         self.transport.write(data)
 
     def respond(self, status: int, body: bytes, lines: bytes, request_id: bytes) -> None:
@@ -201,7 +279,7 @@ class Client(asyncio.Protocol):
         status_line = b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"Unknown"))
         head = response_head(status_line, lines, b"Content-Length: %d\r\n" % len(body), request_id, self.own_lines)
         bodyless = self._head is not None and self._head.method == "HEAD"
-        self.transport.write(head if bodyless else head + body)
+        self.write(head if bodyless else head + body)
 
     def refuse(self, refusal: Refusal, request_id: bytes) -> None:
         """An answer that is an error."""
@@ -216,12 +294,20 @@ class Client(asyncio.Protocol):
         self.respond(refusal.status, envelope(refusal, route), lines, request_id)
 
     @property
+    def scheme(self) -> str:
+        """http or https."""
+        return self._gateway.door.scheme
+
+    @property
     def own_lines(self) -> bytes:
         """What the connection adds to a head: its end, if it ends with this answer, which is kept to; which page may read."""
         if self._gateway.draining:
             self._close = True
-        cors = self._head.cors if self._head is not None else b""
-        return CLOSE + cors + self.told if self._close else cors + self.told
+        head = self._head
+        own = head.cors + self.told if head is not None else self.told
+        if self._close:
+            return CLOSE + own
+        return _KEPT + own if head is not None and head.http10 else own
 
     def close_after(self) -> None:
         """The end of the connection is the end of this answer."""
@@ -230,10 +316,10 @@ class Client(asyncio.Protocol):
     def finished(self) -> None:
         """The answer is complete."""
         self._work = None
-        self.told = b""
+        self.told, self.sent = b"", 0
         if self._close:
-            self.transport.close()
+            self._end()
             return
         self._deadline = self._gateway.now() + READ_SECONDS["idle"]
-        if self._reader.ready or self._backlog:
+        if self._reader.ready or self._backlog or self._reader.owes_leave:
             self._gateway.soon(self._next)

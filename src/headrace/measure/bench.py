@@ -47,8 +47,10 @@ def bench(wish: Wish, say: Say = lambda text: None, tick: Tick = lambda label, r
     return result
 
 
-async def measured(wish: Wish, say: Say = lambda text: None, tick: Tick = lambda label, run: None) -> Report:
-    """The same on a loop that runs already."""
+async def measured(
+    wish: Wish, say: Say = lambda text: None, tick: Tick = lambda label, run: None, stop: asyncio.Event | None = None
+) -> Report:
+    """The same on a loop that runs already. `stop` ends it early, instead of Ctrl-C."""
     if wish.find_rate and wish.slo is None:
         raise UsageError("--find-rate needs limits to keep.", "Add --slo ttft=500ms,tpot=50ms.")
     address = parse(wish.url)
@@ -58,7 +60,8 @@ async def measured(wish: Wish, say: Say = lambda text: None, tick: Tick = lambda
         found = await known(client, wish.api, name)
         say(f"{name} at {address}: {described(wish)}")
         work = _Bench(wish, client, name, context, found, say, tick)
-        with _interrupt(work.stop):
+        work.stop = stop or work.stop
+        with contextlib.nullcontext() if stop else _interrupt(work.stop):
             await work.all()
     return Report(
         version=__version__,

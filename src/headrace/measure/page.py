@@ -36,8 +36,11 @@ li{margin:.15em 0}
 
 def html(report: Report) -> str:
     """The page, complete."""
-    title = f"{report.model}, measured {report.when[:10]}"
-    body = "\n".join(part for part in _body(report) if part)
+    return document(f"{report.model}, measured {report.when[:10]}", "\n".join(part for part in _body(report) if part))
+
+
+def document(title: str, body: str) -> str:
+    """A page with our style around `body`, which is HTML."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'

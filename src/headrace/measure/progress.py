@@ -5,13 +5,14 @@ from time import monotonic
 from typing import TextIO
 
 from headrace.measure.run import Run
+from headrace.terminal import is_quiet
 from headrace.units import show_duration
 
 _LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Writes to `stream` (default: standard error)."""
+    """Writes to `stream` (default: standard error); nothing where progress is to be left out."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -21,12 +22,16 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
+        if is_quiet():
+            return
         self.end()
         print(text, file=self._stream, flush=True)
         self._told = monotonic()
 
     def tick(self, label: str, run: Run) -> None:
         """How far the run is."""
+        if is_quiet():
+            return
         if not self._redraws and monotonic() - self._told < _LINE_SECONDS:
             return
         done, whole = run.seconds

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from headrace.engines.base import Placement
+from headrace.facts.hardware import Card
 from headrace.facts.model import ModelFacts
 from headrace.traffic import Task
 
@@ -67,3 +68,7 @@ class Plan:
     models: tuple[PlannedModel, ...]
     memory_bytes: int | None = None
     """What all replicas together may take; None when nothing here takes any."""
+    cards: tuple[Card, ...] = ()
+    """The GPUs here that replicas run on, with what was free of each when it was planned."""
+    remarks: tuple[str, ...] = ()
+    """What to know of this machine, a sentence each."""

@@ -99,7 +99,7 @@ def draft(
     chosen_engine = engine(model, facts, what, here)
     if isinstance(chosen_engine, str):
         return chosen_engine
-    if problem := _too_long(model, facts, what) or _no_adapters(model, here.engines[chosen_engine.value]):
+    if problem := _too_long(model, facts, what) or no_adapters(model, here.engines[chosen_engine.value]):
         return problem
     context = _context(model, facts, what)
     slots = _local_slots(model, chosen_engine.value)
@@ -164,7 +164,8 @@ def _format(facts: ModelFacts, engine: str) -> tuple[Decision, ...]:
     return (Decision("format", facts.quantization, why),)
 
 
-def _no_adapters(model: ModelSpec, engine: Engine) -> str | None:
+def no_adapters(model: ModelSpec, engine: Engine) -> str | None:
+    """Why the adapters that are asked for cannot be had, None when they can."""
     if model.adapters and not engine.adapters:
         return f"adapters {', '.join(model.adapters)} are asked for, and {engine.title} serves none here. Write engine: vllm."
     for name, text in model.adapters.items():

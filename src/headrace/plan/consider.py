@@ -129,7 +129,7 @@ def _on(question: _Question, way: Way) -> Offer | Rejected:
     for replicas in _counts(question, way):
         memory = _memory(question, made, way, replicas)
         if not memory.fits:
-            return fallback or Rejected(name, str(memory), memory.shortfall_bytes)
+            return fallback or Rejected(name, str(memory), memory.shortfall_bytes, memory)
         if replicas > pool.room(way):
             return Rejected(name, _too_many(pool, way, replicas))
         fallback = _offer(question, made, way, replicas, memory)

@@ -12,7 +12,7 @@ def explain(plan: Plan) -> str:
     decisions = [decision for model in plan.models for decision in model.decisions]
     widths = (max((len(d.subject) for d in decisions), default=0), max((len(d.value) for d in decisions), default=0))
     blocks = ["\n".join([_headline(model), *_rows(model.decisions, widths)]) for model in plan.models]
-    return "\n\n".join([*blocks, *_sum(plan)]) + "\n"
+    return "\n\n".join([*blocks, "\n".join([*_sum(plan), *_cards(plan), *plan.remarks])]).rstrip() + "\n"
 
 
 def _headline(model: PlannedModel) -> str:
@@ -41,6 +41,17 @@ def _sum(plan: Plan) -> list[str]:
     if plan.memory_bytes is not None and taken > plan.memory_bytes:
         return [f"{most}{_count(len(placements), 'replica')} here, in turns, in {show_bytes(plan.memory_bytes)} of memory"]
     return [f"{most}{_count(len(placements), 'replica')} here, {show_bytes(taken)} of memory"]
+
+
+def _cards(plan: Plan) -> list[str]:
+    """What is planned on each GPU."""
+    there = [one for model in plan.models for one in model.replicas if isinstance(one, Placement)]
+    lines = []
+    for card in plan.cards:
+        taken = sum(one.devices.get(card.uuid, 0) for one in there)
+        names = ", ".join(dict.fromkeys(one.model for one in there if card.uuid in one.devices)) or "nothing"
+        lines.append(f"GPU {card.place} ({card.gpu.name}): {names}, {show_bytes(taken)} of {show_bytes(card.free_bytes)} free")
+    return lines
 
 
 def _count(number: int, thing: str) -> str:

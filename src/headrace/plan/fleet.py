@@ -1,7 +1,7 @@
 """Many models onto given GPUs: what each needs at its share of the load, packed, with who goes where and how it is shared."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from headrace.facts.hardware import Machine
 from headrace.facts.model import ModelFacts
@@ -11,7 +11,7 @@ from headrace.plan.offer import Knowledge, Offer
 from headrace.plan.packing.base import Demand, Device, Packing
 from headrace.plan.packing.pack import pack
 
-_UTILIZATION = 0.92
+UTILIZATION = 0.92
 """Share of a device's memory that is planned, as vLLM takes by default: the rest is for what nobody counts."""
 
 
@@ -21,26 +21,33 @@ _NONE = Machine(1, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Where every model goes; `offers` is what each was sized by, `refused` why a model fits on no device by itself."""
+    """Where every model goes; `offers` is what each was sized by, `refused` why a model fits on no device by itself. `alike` is
+    the same way to run it on each kind of GPU, by model and name of the GPU.
+    """
 
     packing: Packing
     offers: Mapping[str, Offer]
     refused: Mapping[str, str]
+    alike: Mapping[tuple[str, str], Offer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A model of a fleet, what it is for, and what of the ways to run it is wanted."""
+    """A model of a fleet, what it is for, and what of the ways to run it is wanted. There are `copies` of all that, each for the
+    whole of what it is for.
+    """
 
     facts: ModelFacts
     intent: Intent
     wanted: Wanted = _OPEN
+    copies: int = 1
 
 
 def fleet(members: Mapping[str, Member], machines: tuple[Machine, ...], knowledge: Knowledge) -> Fleet:
     """Every model of `members`, by name, on the GPUs of `machines` together."""
     offers: dict[str, Offer] = {}
     refused: dict[str, str] = {}
+    alike: dict[tuple[str, str], Offer] = {}
     demands: list[Demand] = []
     for name, member in members.items():
         considered = [
@@ -49,11 +56,13 @@ def fleet(members: Mapping[str, Member], machines: tuple[Machine, ...], knowledg
         ways = [offer for one in considered for offer in one.offers]
         if ways:
             offers[name] = best = min(ways, key=_least)
-            demands += _demands(name, best, [offer for offer in ways if offer.way == best.way], member)
+            same = [offer for offer in ways if offer.way == best.way]
+            alike |= {(name, offer.gpu.name): offer for offer in same}
+            demands += _demands(name, best, same, member)
         else:
             reasons = [rejected.reason for one in considered for rejected in one.rejected]
             refused[name] = reasons[-1] if reasons else "there is no GPU"
-    return Fleet(pack(demands, _devices(machines)), offers, refused)
+    return Fleet(pack(demands, _devices(machines)), offers, refused, alike)
 
 
 def _least(offer: Offer) -> tuple[object, ...]:
@@ -75,7 +84,7 @@ def _demands(name: str, best: Offer, alike: list[Offer], member: Member) -> list
     replicas = 1 if member.wanted.replicas == "auto" else member.wanted.replicas
     intent = replace(member.intent, users=-(-member.intent.users // replicas))
     one = _demand(name, best, alike, member, intent)
-    return [replace(one, replica=number) for number in range(replicas)]
+    return [replace(one, replica=number) for number in range(replicas * member.copies)]
 
 
 def _demand(name: str, best: Offer, alike: list[Offer], member: Member, intent: Intent) -> Demand:
@@ -106,7 +115,7 @@ def _cache(offer: Offer, intent: Intent) -> int:
 
 def _devices(machines: tuple[Machine, ...]) -> list[Device]:
     return [
-        Device(f"node-{node + 1}", index, gpu, int(gpu.memory_bytes * _UTILIZATION), link=gpu.link_kind)
+        Device(f"node-{node + 1}", index, gpu, int(gpu.memory_bytes * UTILIZATION), link=gpu.link_kind)
         for node, machine in enumerate(machines)
         for index, gpu in enumerate(machine.gpus)
     ]

@@ -53,6 +53,13 @@ class Rates:
         """Tokens per second in the measured set-up; None for what was not measured."""
         return self.engines[engine].at(users) if engine in self.engines else None
 
+    def gain(self, engine: str, other: str, users: int) -> tuple[float, float] | None:
+        """How many times as fast another engine is, at worst and at best: as measured, and off by what models and machines were;
+        None for what was not measured.
+        """
+        now, then = self.at(engine, users), self.at(other, users)
+        return (then / now / _SPREAD, then / now * 1.2) if now and then else None
+
     def fastest(self, able: Sequence[str], facts: ModelFacts, task: Task, users: int | None) -> Decision:
         """Of the engines that can, the fastest measured for so many users where that is worth it, with the others' figures; the
         first where none was measured.

@@ -4,7 +4,7 @@ A lock holds, for each model with weights, what the spec asked, what was chosen 
 spec asks the same of it and the machine has the same shape; otherwise that model is planned anew, and the reason is said.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -17,12 +17,15 @@ from headrace.errors import HeadraceError
 from headrace.facts.hardware import Machine
 from headrace.plan.base import Decision, Plan, PlannedModel
 from headrace.plan.ranges import sharing
+from headrace.plan.settings import shared
 from headrace.spec.engines import OPTIONS, EngineOptions
 from headrace.spec.model import ModelSpec, Spec
 
 VERSION = 1
-_OF_THE_MOMENT = ("memory", "wait", "speed", "start", "turns")
-"""Decided at each start: the memory that is free, whether others use the cores; and what only follows from the rest."""
+_OF_THE_MOMENT = ("memory", "wait", "speed", "start", "turns", "tuned", "GPU", "GPUs", "split")
+"""Decided at each start: the memory that is free, here and on GPUs, whether others use the cores; and what only follows from
+the rest.
+"""
 _HEAD = (
     "# Written by Headrace, and read back so that the same file gives the same deployment. Plan anew: headrace plan --update\n"
 )
@@ -35,8 +38,20 @@ class LockError(HeadraceError):
     exit_code = 78
 
 
+class Tuned(BaseModel):
+    """What `headrace tune` measured to be better than what was planned: settings by the subject of their decision, the evidence
+    in one sentence, and the day.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: dict[str, str]
+    evidence: str
+    when: str
+
+
 class LockedModel(BaseModel):
-    """One model of a lock."""
+    """One model of a lock. What `tuned` says comes before what was `chosen`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +60,7 @@ class LockedModel(BaseModel):
     """With the version or revision that was fetched."""
     chosen: dict[str, str]
     why: dict[str, str]
+    tuned: Tuned | None = None
 
 
 class Lock(BaseModel):
@@ -58,14 +74,22 @@ class Lock(BaseModel):
     models: dict[str, LockedModel]
 
 
-def write(plan: Plan, spec: Spec, sources: Mapping[str, str], machine: Machine, headrace: str) -> str:
-    """The lock of `plan` as text. `sources` are the pinned sources by model name."""
+def write(
+    plan: Plan,
+    spec: Spec,
+    sources: Mapping[str, str],
+    machine: Machine,
+    headrace: str,
+    tuned: Mapping[str, Tuned] = MappingProxyType({}),
+) -> str:
+    """The lock of `plan` as text. `sources` are the pinned sources by model name, `tuned` what was measured of some."""
     models = {
         model.name: {
             "asked": asked(spec.models[model.name]),
             "source": sources[model.name],
             "chosen": {decision.subject: decision.value for decision in _lasting(model)},
             "why": {decision.subject: decision.reason for decision in _lasting(model)},
+            **({"tuned": tuned[model.name].model_dump()} if model.name in tuned else {}),
         }
         for model in plan.models
         if model.name in sources
@@ -101,7 +125,24 @@ def asked(model: ModelSpec) -> dict[str, Any]:
 def shape(machine: Machine, spec: Spec) -> dict[str, int]:
     """What of a machine, and of the replicas that share it, makes a plan another one."""
     replicas = sharing(model for model in spec.models.values() if model.ours)
-    return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE), "replicas": replicas}
+    gpus = {"gpus": len(machine.cards)} if machine.cards else {}
+    return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE), "replicas": replicas, **gpus}
+
+
+def held(lock: Lock, spec: Spec) -> Lock:
+    """The lock as it holds for a running gateway that gets another `spec`: what runs keeps what was chosen for it, however many
+    replicas share the machine from now on, and whatever adapters and replicas are asked for.
+    """
+    models = {}
+    for name, locked in lock.models.items():
+        now = asked(spec.models[name]) if name in spec.models else {}
+        models[name] = locked.model_copy(update={"asked": now}) if _lasts(now) == _lasts(locked.asked) else locked
+    replicas = sharing(model for model in spec.models.values() if model.ours)
+    return lock.model_copy(update={"models": models, "machine": {**lock.machine, "replicas": replicas}})
+
+
+def _lasts(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in asked.items() if key not in ("adapters", "replicas", "scale")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +172,7 @@ def obey(spec: Spec, lock: Lock, machine: Machine, installed: Mapping[str, Insta
         elif locked.asked != asked(model):
             notes.append(f"{name} is asked for otherwise than when the lock was written: planned anew")
         else:
-            models[name] = _checked(name, model, locked)
+            models[name] = _checked(name, model, locked, shared(machine, here["replicas"]))
             kept.append(name)
             notes += _newer(name, locked, installed)
     return Obeyed(spec.model_copy(update={"models": models}), frozenset(kept), tuple(notes))
@@ -149,34 +190,45 @@ def _newer(name: str, locked: LockedModel, installed: Mapping[str, Installed]) -
 
 def _shared(machine: Mapping[str, int]) -> str:
     cores, memory, replicas = (machine.get(key) for key in ("cores", "memory_gib", "replicas"))
-    return f"{replicas} replicas on {cores} cores and {memory} GiB"
+    gpus = f" with {machine['gpus']} GPUs" if "gpus" in machine else ""
+    return f"{replicas} replicas on {cores} cores and {memory} GiB{gpus}"
 
 
-def _checked(name: str, model: ModelSpec, locked: LockedModel) -> ModelSpec:
+def tuned(lock: Lock | None, names: Collection[str]) -> dict[str, Tuned]:
+    """What was measured of the models of these names."""
+    found = {name: lock.models[name].tuned for name in names if name in lock.models} if lock else {}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _checked(name: str, model: ModelSpec, locked: LockedModel, contended: str | None) -> ModelSpec:
+    settings = dict(locked.tuned.settings) if locked.tuned else {}
+    if contended:
+        settings.pop("wait", None)  # it was measured on cores that were free: threads that spin lose on shared ones
     try:
-        return _filled(model, locked)
+        return filled(model, locked.chosen, settings, locked.source)
     except (KeyError, ValueError) as error:  # pydantic's errors are ValueErrors
         what = f"The lock has no usable values for {name} ({type(error).__name__})."
         raise LockError(what, "It is not to be written by hand: delete it, and it is written anew.") from None
 
 
-def _filled(model: ModelSpec, locked: LockedModel) -> ModelSpec:
-    chosen = locked.chosen
-    update: dict[str, Any] = {"task": chosen["task"], "engine": _engine(model, chosen), "slots": _count(chosen["slots"])}
+def filled(model: ModelSpec, chosen: Mapping[str, str], tuned: Mapping[str, str], source: str | None) -> ModelSpec:
+    """`model` with what was `chosen`, and before it what was `tuned`, both by the subject of their decision. Raises KeyError and
+    ValueError for values that cannot be.
+    """
+    values = {**{key: value for key, value in chosen.items() if key not in _OF_THE_MOMENT}, **tuned}
+    update: dict[str, Any] = {"task": values["task"], "engine": _engine(model, values), "slots": _count(values["slots"])}
     if model.source:
-        update["source"] = locked.source
-    if "context" in chosen:
-        update["context"] = _count(chosen["context"])
+        update["source"] = source
+    if "context" in values:
+        update["context"] = _count(values["context"])
     return model.model_copy(update=update)
 
 
-def _engine(model: ModelSpec, chosen: Mapping[str, str]) -> EngineOptions:
-    """The engine with the settings that were chosen, but for what is decided at each start; others are as the spec says."""
-    name = chosen["engine"]
-    kind = OPTIONS[name]
-    settings = model.options(kind).model_dump(by_alias=True)
-    lasting = (key for key in settings if key in chosen and key not in _OF_THE_MOMENT)
-    settings |= {key: yaml.safe_load(chosen[key]) for key in lasting}
+def _engine(model: ModelSpec, values: Mapping[str, str]) -> EngineOptions:
+    """The engine with the settings of `values`; others are as the spec says."""
+    name = values["engine"]
+    settings = model.options(OPTIONS[name]).model_dump(by_alias=True)
+    settings |= {key: yaml.safe_load(values[key]) for key in settings if key in values}
     return EngineOptions.model_validate({name: settings})
 
 
@@ -193,13 +245,18 @@ def explained(plan: Plan, lock: Lock, kept: frozenset[str]) -> Plan:
 
 
 def _explained(model: PlannedModel, locked: LockedModel) -> PlannedModel:
-    decisions = tuple(
-        replace(decision, reason=locked.why.get(decision.subject, decision.reason))
-        if locked.chosen.get(decision.subject) == decision.value
-        else decision
-        for decision in model.decisions
-    )
-    return replace(model, decisions=decisions)
+    decisions = [_with_reason(decision, locked) for decision in model.decisions]
+    if locked.tuned:
+        decisions.append(Decision("tuned", locked.tuned.when, locked.tuned.evidence))
+    return replace(model, decisions=tuple(decisions))
+
+
+def _with_reason(decision: Decision, locked: LockedModel) -> Decision:
+    if locked.tuned and locked.tuned.settings.get(decision.subject) == decision.value:
+        return replace(decision, reason="measured by headrace tune")
+    if locked.chosen.get(decision.subject) == decision.value:
+        return replace(decision, reason=locked.why.get(decision.subject, decision.reason))
+    return decision
 
 
 def difference(lock: Lock, plan: Plan) -> list[str]:
@@ -212,11 +269,15 @@ def difference(lock: Lock, plan: Plan) -> list[str]:
                 lines.append(f"+ {model.name}: new")
             continue
         lines += [f"~ {model.name}.{line}" for decision in model.decisions if (line := _change(decision, locked))]
+        if locked.tuned:
+            lines.append(f"- {model.name}.tuned: {locked.tuned.evidence} (of {locked.tuned.when}): planning anew drops it")
     return lines
 
 
 def _change(decision: Decision, locked: LockedModel) -> str | None:
-    before = locked.chosen.get(decision.subject)
-    if decision.subject in _OF_THE_MOMENT or before == decision.value:
+    measured = locked.tuned.settings.get(decision.subject) if locked.tuned else None
+    before = measured or locked.chosen.get(decision.subject)
+    if before == decision.value or (decision.subject in _OF_THE_MOMENT and measured is None):
         return None
-    return f"{decision.subject}: {before or 'nothing'} → {decision.value}: {decision.reason}"
+    was = f"{measured} (tuned)" if measured else before or "nothing"
+    return f"{decision.subject}: {was} → {decision.value}: {decision.reason}"

@@ -85,8 +85,8 @@ class Offer:
     @property
     def usd_per_hour(self) -> float | None:
         """What the machines in use cost, None where no price is known. A machine is rented whole."""
-        sku = self.machine.sku
-        return sku.price.usd_per_hour * self.machines if sku and sku.price else None
+        price = self.machine.rent
+        return price.usd_per_hour * self.machines if price else None
 
     @property
     def usd_per_million_tokens(self) -> float | None:
@@ -98,11 +98,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A way that cannot be, and why."""
+    """A way that cannot be, and why; `memory` is its sum where it is that it does not fit."""
 
     way: str
     reason: str
     shortfall_bytes: int = 0
+    memory: VllmMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ _MOST_OTHERS = 10
 def explain(name: str, considered: Sequence[Considered], best: Sequence[Offer], intent: Intent) -> str:
     """The best offers in full, the other ways on their machines in a line each, and what was rejected with its shortfall."""
     lines = [f"{name}, for {intent}:"]
-    for place, offer in enumerate(best):
-        lines += ["", _headline(offer, place, len(best)), *(f"  {row}" for row in _indented(list(_rows(offer))))]
+    for rank, offer in enumerate(best):
+        lines += ["", _headline(offer, rank, len(best)), *(f"  {row}" for row in _indented(list(_rows(offer))))]
     if not best:
         lines += ["", "It fits on none of the machines asked about."]
         lines += ["A replica is not split over machines."] if any(one.pool.count > 1 for one in considered) else []
@@ -27,7 +27,7 @@ def explain(name: str, considered: Sequence[Considered], best: Sequence[Offer], 
         others = [offer for offer in considered[0].offers if offer not in best]
         lines += ["", "Other ways:", *_indented([_line(offer, best[0]) for offer in others[:_MOST_OTHERS]])] if others else []
         lines += [f"  and {len(others) - _MOST_OTHERS} more"] if len(others) > _MOST_OTHERS else []
-    rejected = [(_place(one), r.way, r.reason) for one in considered for r in one.rejected]
+    rejected = [(place(one), r.way, r.reason) for one in considered for r in one.rejected]
     if rejected and (len(considered) == 1 or not best):
         lines += [
             "",
@@ -43,10 +43,10 @@ def explain(name: str, considered: Sequence[Considered], best: Sequence[Offer], 
     return "\n".join(lines) + "\n"
 
 
-def _headline(offer: Offer, place: int, count: int) -> str:
+def _headline(offer: Offer, rank: int, count: int) -> str:
     verdict = "meets it" if not offer.problems else "does not meet it: " + "; ".join(offer.problems)
-    number = f"{place + 1}. " if count > 1 else ""
-    return f"{number}{_where(offer)}: {verdict}"
+    number = f"{rank + 1}. " if count > 1 else ""
+    return f"{number}{where(offer)}: {verdict}"
 
 
 def missed(offer: Offer) -> str:
@@ -56,7 +56,8 @@ def missed(offer: Offer) -> str:
     return f"Missed: {'; '.join(offer.problems)}. At worst that is {offer.miss:.2g} times what was asked for."
 
 
-def _where(offer: Offer) -> str:
+def where(offer: Offer) -> str:
+    """The machines in use: `2 x Standard_NC24ads_A100_v4 (1 x A100-80GB-PCIe each)`."""
     machine = offer.machine
     if machine.sku is None:
         return f"{len(machine.gpus)} x {offer.gpu.name}"
@@ -64,7 +65,8 @@ def _where(offer: Offer) -> str:
     return f"{count}{machine.sku.name} ({len(machine.gpus)} x {offer.gpu.name}{' each' if offer.machines > 1 else ''})"
 
 
-def _place(considered: Considered) -> str:
+def place(considered: Considered) -> str:
+    """The machine that was looked at: its size, or its GPUs."""
     machine = considered.machine
     if machine.sku is not None:
         return machine.sku.name
@@ -76,7 +78,7 @@ def _rows(offer: Offer) -> Iterator[tuple[str, str]]:
     used = f"{offer.gpus} of {len(offer.machine.gpus) * offer.pool.count} GPUs"
     spread = f", on {offer.machines} of {offer.pool.count} machines" if offer.pool.count > 1 else ""
     learned = f" (its start on {offer.gpu.name} was learned)" if offer.version != VERSION else ""
-    yield "engine", f"vLLM {offer.version}{learned}, {_copies(offer)} on {used}{spread}"
+    yield "engine", f"vLLM {offer.version}{learned}, {copies(offer)} on {used}{spread}"
     for decision in offer.decisions:
         yield decision.subject, f"{decision.value}: {decision.reason}"
     yield "flags", " ".join(flags(offer))
@@ -100,7 +102,8 @@ def _times(offer: Offer) -> Iterator[tuple[str, str]]:
     yield name, f"{show_duration(first.p50)} median, {show_duration(first.p90)} for nine of ten (simulated)"
 
 
-def _copies(offer: Offer) -> str:
+def copies(offer: Offer) -> str:
+    """`2 replicas split over 4 GPUs`."""
     way = offer.way
     split = f" split over {way.gpus} GPUs" if way.gpus > 1 else ""
     split += f" in {way.pipeline_parallel} stages" if way.pipeline_parallel > 1 else ""
@@ -122,15 +125,13 @@ def flags(offer: Offer) -> tuple[str, ...]:
 
 
 def _cost(offer: Offer) -> str:
-    sku = offer.machine.sku
-    if sku is None or sku.price is None:
+    price, million = offer.machine.rent, offer.usd_per_million_tokens
+    if price is None:
         return "no price known"
-    price, million = sku.price, offer.usd_per_million_tokens
     each = f" for {offer.machines} machines" if offer.machines > 1 else ""
-    where = f"({price.region}, {price.date})"
     tokens = "tokens of texts" if offer.embeds else "output tokens"
     digits = 2 if million and million >= 0.1 else 4
-    return f"${offer.usd_per_hour:.2f} an hour{each} {where}, ${million:.{digits}f} per million {tokens} at this load"
+    return f"${offer.usd_per_hour:.2f} an hour{each} ({price.said}), ${million:.{digits}f} per million {tokens} at this load"
 
 
 def _line(offer: Offer, best: Offer) -> tuple[str, ...]:
@@ -139,7 +140,7 @@ def _line(offer: Offer, best: Offer) -> tuple[str, ...]:
     slower = f"on {offer.gpus} GPUs" if offer.gpus > best.gpus else "slower"
     dearer = "at a loss of quality" if offer.quantization.quality else slower
     missed = "; ".join(offer.problems) or f"meets it, {dearer}"
-    return _copies(offer), offer.quantization.name, rate, token, missed
+    return copies(offer), offer.quantization.name, rate, token, missed
 
 
 def _indented(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -148,7 +149,7 @@ def _indented(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def formulas(offer: Offer) -> str:
     """Every term with its number and the source of its formula."""
-    lines, memory = [f"Memory of one GPU ({_where(offer)}, vLLM {offer.version}):"], offer.memory
+    lines, memory = [f"Memory of one GPU ({where(offer)}, vLLM {offer.version}):"], offer.memory
     for stage in memory.stages or (memory,):
         lines += [f"{stage.stage}: {stage.cache_bytes / _GIB:.2f} GiB of cache"] if memory.stages else []
         lines += _indented(
@@ -181,7 +182,7 @@ def data(name: str, considered: Sequence[Considered], best: Sequence[Offer]) -> 
         "model": name,
         "best": [offer_data(offer) for offer in best],
         "rejected": [
-            {"machine": _place(one), "way": r.way, "reason": r.reason, "shortfall_bytes": r.shortfall_bytes}
+            {"machine": place(one), "way": r.way, "reason": r.reason, "shortfall_bytes": r.shortfall_bytes}
             for one in considered
             for r in one.rejected
         ],
@@ -202,7 +203,7 @@ def offer_data(offer: Offer) -> dict[str, Any]:
     """One way to run a model, for machines. Bytes, seconds, US dollars."""
     speed, memory = offer.speed, offer.memory
     return {
-        "machine": _where(offer),
+        "machine": where(offer),
         "engine": "vllm",
         "task": "embed" if offer.embeds else "generate",
         "version": offer.version,

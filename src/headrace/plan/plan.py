@@ -11,6 +11,7 @@ from headrace.facts.model import ModelFacts
 from headrace.plan.artifacts import Occupied, placed
 from headrace.plan.base import Decision, Plan, PlannedModel
 from headrace.plan.choose import Draft, draft, servers
+from headrace.plan.devices import OnCards, for_gpus_only, on_cards, remarks
 from headrace.plan.here import Here
 from headrace.plan.place import Placed, total
 from headrace.plan.ranges import (
@@ -46,17 +47,22 @@ def plan(
 
     Raises PlanError with every model's problem, or with the memory that is missing and what would fit.
     """
-    replicas = sharing(model for name, model in spec.models.items() if model.ours and name not in artifacts)
+    seated = on_cards(spec, {name: known for name, known in facts.items() if name not in artifacts}, weights, machine, here)
+    elsewhere = {*artifacts, *seated.models}  # than in the engines that share the cores
+    replicas = sharing(model for name, model in spec.models.items() if model.ours and name not in elsewhere)
     drafts: dict[str, Draft] = {}
-    occupied: dict[str, Occupied] = {}
+    occupied: dict[str, Occupied] = dict(seated.models)
     problems = []
     for name, model in spec.models.items():
         made: Draft | Occupied | str | None = None
         if name in artifacts:
             made = placed(name, model, artifacts[name], here)
-        elif model.ours:
+        elif model.ours and name not in seated.models:
             copies, scale = most(model), scale_of(model)
-            made = draft(name, model, facts[name], weights[name], machine, here, replicas, copies, scale)
+            made = _beside_cards(name, model, facts[name], seated) or draft(
+                name, model, facts[name], weights[name], machine, here.on_cpu, replicas, copies, scale
+            )
+            made = _told(made, seated.stay.get(name))
         if isinstance(made, str):
             problems.append(f"models.{name}: {made}")
         elif isinstance(made, Draft):
@@ -64,8 +70,25 @@ def plan(
         elif made is not None:
             occupied[name] = made
     if problems:
-        raise PlanError("\n".join(problems))
-    return _together(spec, list(drafts.values()), occupied, machine)
+        raise PlanError("\n".join(problems), " ".join(remarks(machine, here)))
+    found = _together(spec, list(drafts.values()), occupied, machine)
+    said = remarks(machine, here) if drafts else ()
+    return replace(found, cards=machine.cards if seated.models else (), remarks=said)
+
+
+def _beside_cards(name: str, model: ModelSpec, facts: ModelFacts, seated: OnCards) -> str | None:
+    """Why a model that is for GPUs alone cannot be served; None when the CPU may have it."""
+    stays = seated.stay.get(name)
+    return f"no GPU here can serve it: {stays.reason}" if stays and for_gpus_only(model, facts) else None
+
+
+def _told(made: Draft | str, stays: Decision | None) -> Draft | str:
+    """With why it is not on a GPU, where there are some."""
+    if stays is None:
+        return made
+    if isinstance(made, str):
+        return made if stays.reason in made else f"{made} No GPU here can serve it either: {stays.reason}."
+    return replace(made, decisions=(*made.decisions, stays))
 
 
 def _together(spec: Spec, drafts: list[Draft], occupied: Mapping[str, Occupied], machine: Machine) -> Plan:

@@ -63,8 +63,10 @@ def _vllm(model: ModelSpec, machine: Machine, replicas: int, context: int, task:
     threads = _threads("auto", machine, replicas)
     wide = options.dtype == "float32"
     cache = Decision("cache_type", "f32" if wide else "f16", _CACHE["f32" if wide else "f16"])
-    kept = {"args": options.args, "dtype": options.dtype, "device": "cpu"}
-    return Settings(int(threads.value), cache.value, 0, kept, (threads, cache))
+    step = ("--max-num-batched-tokens", str(options.batch)) if options.batch else ()
+    batch = (Decision("batch", str(options.batch), "tokens computed in one step"),) if options.batch else ()
+    kept = {"args": (*step, *options.args), "dtype": options.dtype, "device": "cpu"}
+    return Settings(int(threads.value), cache.value, 0, kept, (threads, *batch, cache))
 
 
 def _triton(model: ModelSpec, machine: Machine, replicas: int, context: int, task: Task) -> Settings:
@@ -108,13 +110,13 @@ def _threads(asked: int | str, machine: Machine, replicas: int) -> Decision:
 def _wait(asked: str, machine: Machine, replicas: int) -> Decision:
     if asked != "auto":
         return Decision("wait", asked, "asked for")
-    if why := _shared(machine, replicas):
+    if why := shared(machine, replicas):
         return Decision("wait", "passive", f"{why}; {_SPIN_LOSES}")
     idle = "is unknown" if machine.busy_cores is None else f"is {machine.busy_cores:.1f} of {machine.cores} cores"
     return Decision("wait", "brief", f"the cores are free (use by others {idle}); {_SPIN_WINS}")
 
 
-def _shared(machine: Machine, replicas: int) -> str | None:
+def shared(machine: Machine, replicas: int) -> str | None:
     """Why the cores are not one replica's own, or None when they are."""
     if machine.quota:
         return f"a cgroup limits the CPU to {machine.cores} cores"

@@ -32,7 +32,7 @@ def main() -> None:
     if not os.path.isfile(spec["model"]):
         fail(f"cannot load {spec['model']}: there is no such file")
     parameters = _parameters(spec)
-    server = _serve(parameters, spec["model"])
+    server = served(parameters, spec["model"])
     # Only now: the constructor holds the GIL, a handler would run late; until here SIGTERM kills, which is right.
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
@@ -98,7 +98,7 @@ def _parameters(spec: dict[str, Any]) -> Any:
     p = xllamacpp.CommonParams()
     p.model.path = spec["model"]
     p.model_alias = {spec["name"]}
-    _listen(p, spec["address"])
+    listen(p, spec["address"])
     p.n_parallel = spec["slots"]
     p.n_ctx = spec["slots"] * spec["context"]  # the total; llama.cpp shares it out evenly
     for threads in (p.cpuparams, p.cpuparams_batch):
@@ -113,7 +113,8 @@ def _parameters(spec: dict[str, Any]) -> Any:
     return p
 
 
-def _listen(p: Any, address: str) -> None:
+def listen(p: Any, address: str) -> None:
+    """Where it listens, and the key that it asks for."""
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         if os.path.exists(path):  # a socket left behind is fatal
@@ -137,7 +138,8 @@ def _tame(p: Any) -> None:
     p.verbosity = 2  # errors and warnings; nothing per request
 
 
-def _serve(p: Any, model: str) -> Any:
+def served(p: Any, model: str) -> Any:
+    """The server, once the model is loaded; ends the process where it cannot be."""
     import xllamacpp
 
     try:

@@ -70,6 +70,11 @@ class VllmOptions(Strict):
     """Settings of vLLM."""
 
     args: Arguments = _ARGS
+    batch: Annotated[int, Field(ge=64, le=1_048_576)] | None = Field(
+        None,
+        description="Most tokens computed in one step (--max-num-batched-tokens): more reads prompts faster and lets running "
+        "answers wait longer. Default: vLLM's own, on GPUs the planner's.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number format of the computation.")
     environment: str | None = _ENVIRONMENT
 

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from headrace.errors import HeadraceError
 from headrace.spec.kubernetes import Name
+from headrace.spec.limits import PriceSpec
 from headrace.spec.model import GatewaySpec, ModelName, ModelSpec
 from headrace.spec.rules import astray
 from headrace.spec.values import Strict
@@ -21,7 +22,7 @@ class GatewayFileError(HeadraceError):
     exit_code = 78
 
 
-class ServiceModel(Strict):
+class InPods(Strict):
     """A model in pods, which the EndpointSlices of `service` name one by one."""
 
     service: Name = Field(description="The Service of its pods.")
@@ -40,6 +41,24 @@ class ServiceModel(Strict):
     also: tuple[str, ...] = Field((), description="Further names that its engine knows itself.")
 
 
+class OnTrial(InPods):
+    """The pods that a model is on its way to: `headrace graduate --cluster` writes it, and takes it out again."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = Field(description="The part of the conversations that goes to them.")
+
+
+class ServiceModel(InPods):
+    """A model in pods, and those that are on trial for it."""
+
+    trial: OnTrial | None = Field(None, description="The pods that it is on its way to.")
+
+    @model_validator(mode="after")
+    def _two_services(self) -> "ServiceModel":
+        if self.trial is not None and self.trial.service == self.service:
+            raise ValueError(f"is on trial against itself: both are the Service {self.service}")
+        return self
+
+
 class ScalerSpec(Strict):
     """The external scaler that KEDA asks, and through which gateways ask each other."""
 
@@ -55,8 +74,15 @@ class GatewayFile(Strict):
     models: dict[ModelName, ServiceModel] = Field({}, description="Models in pods.")
     outside: dict[ModelName, ModelSpec] = Field({}, description="Models that run elsewhere already: `url`.")
     aliases: dict[ModelName, str] = Field({}, description="Other names for models.")
+    prices: dict[ModelName, PriceSpec] = Field({}, description="What tokens of `models` cost.")
     gateway: GatewaySpec = Field(GatewaySpec(), description="As in headrace.yaml.")
     scaler: ScalerSpec | None = Field(None, description="None: nobody is told of the load.")
+
+    @property
+    def priced(self) -> dict[str, PriceSpec | None]:
+        """Every model with its price, None where nobody knows it."""
+        inside = {name: self.prices.get(name) for name in self.models}
+        return inside | {name: model.price for name, model in self.outside.items()}
 
     @model_validator(mode="after")
     def _names_are_clear(self) -> "GatewayFile":

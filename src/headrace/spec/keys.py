@@ -20,8 +20,9 @@ def known(document: Document) -> dict[str, Any]:
         if isinstance(value.get(section), dict):
             value[section] = _section(document, (section,), value[section])
     gateway = value.get("gateway")
-    if isinstance(gateway, dict) and isinstance(gateway.get("queue"), dict):
-        gateway["queue"] = _section(document, ("gateway", "queue"), gateway["queue"])
+    for section in ("connections", "queue", "redis", "tls"):
+        if isinstance(gateway, dict) and isinstance(gateway.get(section), dict):
+            gateway[section] = _section(document, ("gateway", section), gateway[section])
     cluster = value.get("kubernetes")
     for section in ("storage", "nodes", "expose", "inference_pool"):
         if isinstance(cluster, dict) and isinstance(cluster.get(section), dict):
@@ -40,10 +41,9 @@ def _model(document: Document, path: Path, value: Any) -> Any:
     model = _section(document, path, value)
     if "engine" in model:
         model["engine"] = _engine(document, (*path, "engine"), model["engine"])
-    if isinstance(model.get("for"), dict):
-        model["for"] = _section(document, (*path, "for"), model["for"])
-    if isinstance(model.get("scale"), dict):
-        model["scale"] = _section(document, (*path, "scale"), model["scale"])
+    for section in ("for", "scale", "price"):
+        if isinstance(model.get(section), dict):
+            model[section] = _section(document, (*path, section), model[section])
     return _ranged(model)
 
 

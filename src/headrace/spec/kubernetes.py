@@ -170,6 +170,14 @@ class KubernetesSpec(Strict):
         description="Machines that one replica of a model is split over, by model: a stage of its layers on each, as a "
         "LeaderWorkerSet. vLLM only.",
     )
+    targets: dict[str, Literal["deployment", "kaito"]] = Field(
+        {}, description="Models of another target, by model: one moves from KAITO to a Deployment while the others stay."
+    )
+    names: dict[str, Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")]] = Field(
+        {},
+        description="What the objects of a model are called, by model, where not as the model is. `headrace graduate --cluster` "
+        "writes it: what a model moves to stands beside what it was, under another name.",
+    )
     expose: ExposeSpec | None = Field(None, description="How clients outside reach the gateway. Default: they do not.")
     inference_pool: PoolSpec | None = Field(
         None, description="InferencePools of the Gateway API inference extension as well, one for each model. Default: none."
@@ -178,6 +186,10 @@ class KubernetesSpec(Strict):
     gateways: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Copies of the gateway.")
     storage: StorageSpec = Field(StorageSpec(), description="Where weights are kept.")
     nodes: NodesSpec = Field(NodesSpec(), description="How nodes for models are found.")
+
+    def on_kaito(self, model: str) -> bool:
+        """Whether a model goes to KAITO, if it goes to GPUs."""
+        return self.targets.get(model, self.target) == "kaito"
 
     @field_validator("prometheus")
     @classmethod

@@ -154,6 +154,11 @@ def _at_home(spec: Spec, folder: pathlib.Path) -> Spec:
     gateway = spec.gateway
     if gateway.keys is not None:
         gateway = gateway.model_copy(update={"keys": _source_at_home(gateway.keys, folder)})
+    if gateway.log not in (None, "stdout"):
+        gateway = gateway.model_copy(update={"log": _full(gateway.log, folder)})
+    if gateway.tls is not None:
+        files = {part: _full(path, folder) for part, path in gateway.tls.model_dump(exclude_none=True).items()}
+        gateway = gateway.model_copy(update={"tls": gateway.tls.model_copy(update=files)})
     return spec.model_copy(update={"models": models, "weights": weights, "gateway": gateway})
 
 

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from headrace.spec.values import Bytes, Strict, form
+from headrace.spec.values import Bytes, Cost, Strict, form
 
 
 class MachineSpec(Strict):
-    """The full form of `machine`: `gpus`, `azure`, or how much `memory` models may take of this one."""
+    """The full form of `machine`: `gpus`, `azure`, or how much `memory` models may take of this one; and what it costs."""
 
     gpus: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="A number and a GPU of the catalogue: 2 x A100-80GB, or rtx-4090."
@@ -24,10 +24,16 @@ class MachineSpec(Strict):
     memory: Bytes | None = Field(
         None, description="On this machine: what all models together may take. Default: what is free when Headrace starts."
     )
+    cost: Cost | None = Field(
+        None,
+        description="What one such machine costs: 3.67 USD/h. Shown by `headrace plan` and the dashboard, never guessed. "
+        "Default: the catalogue's price for a size of Azure, where it has one.",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "MachineSpec":
-        if sum(value is not None for value in (self.gpus, self.azure, self.memory)) != 1:
+        named = sum(value is not None for value in (self.gpus, self.azure, self.memory))
+        if named > 1 or (not named and self.cost is None):
             raise ValueError("needs one of `gpus`, `azure` and `memory`; write {gpus: 2 x A100-80GB}")
         if self.max is not None and self.azure is None:
             raise ValueError("has `max`, which counts machines of `azure`; write {gpus: 8 x A100-80GB} for one machine with more")

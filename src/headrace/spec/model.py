@@ -8,22 +8,18 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from headrace.spec.addresses import host_port, server_url
+from headrace.spec.connections import ConnectionsSpec
 from headrace.spec.engines import OPTIONS, CustomOptions, Engine, EngineOptions, LlamaCppOptions
 from headrace.spec.kubernetes import SECTIONS as KUBERNETES
 from headrace.spec.kubernetes import KubernetesSpec, ScaleSpec
+from headrace.spec.limits import Currency, PriceSpec, RedisSpec, in_full
 from headrace.spec.machine import Hardware, MachineSpec
 from headrace.spec.rules import astray, conflicts, doubled
+from headrace.spec.tls import TlsSpec
 from headrace.spec.values import Bytes, Count, Seconds, Strict, read
 from headrace.traffic import Task
 from headrace.units import parse_range
@@ -147,6 +143,7 @@ class ModelSpec(Strict):
         "address is one replica.",
     )
     scale: ScaleSpec = Field(ScaleSpec(), description="How `replicas` follow the load, when they are a range.")
+    price: PriceSpec | None = Field(None, description="What its tokens cost, for budgets in money. Default: not known.")
 
     @property
     def engine_name(self) -> str:
@@ -243,7 +240,14 @@ class GatewaySpec(Strict):
         description="Who may use it: file:PATH, a file that `headrace key add` writes, or env:NAME, a variable that holds "
         "NAME=KEY,NAME=KEY. Default: whoever reaches it.",
     )
+    tls: TlsSpec | None = Field(None, description="The certificate to show. Default: plain HTTP.")
     queue: Queue = Field(Queue(), description="The bounded queue in front of every model.")
+    currency: Currency = Field("USD", description="What prices are in: three letters.")
+    redis: Annotated[RedisSpec | None, BeforeValidator(in_full)] = Field(
+        None, description="Where gateways share the limits of keys. Default: each counts for itself (budgets: by their file)."
+    )
+    connections: ConnectionsSpec = Field(ConnectionsSpec(), description="Clients' connections that may be open at once.")
+    log: Annotated[str, Field(min_length=1)] | None = Field(None, description="Access log: a file, or stdout. Default: none.")
     drain: Seconds = Field(30.0, description="How long requests in flight may finish when Headrace stops.")
     body: Bytes = Field(32_000_000, description="Largest request body; past it requests are refused with 413.")
 
@@ -288,7 +292,7 @@ class Spec(Strict):
         """The machine to plan for, as one writes it after --machine; None for the one we are on."""
         if isinstance(self.machine, str):
             return None if self.machine == "auto" else self.machine
-        if self.machine.memory is not None:
+        if self.machine.gpus is None and self.machine.azure is None:
             return None
         most = f" x {self.machine.max}" if self.machine.max is not None else ""
         return self.machine.gpus or f"azure:{self.machine.azure}{most}"
@@ -297,6 +301,11 @@ class Spec(Strict):
     def memory_limit(self) -> int | None:
         """The most bytes that models may take together on this machine; None is what is free."""
         return None if isinstance(self.machine, str) else self.machine.memory
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """What the machine costs, as the file says; None where it says nothing."""
+        return None if isinstance(self.machine, str) else self.machine.cost
 
     kubernetes: KubernetesSpec = Field(KubernetesSpec(), description="Used by the commands for Kubernetes only.")
 
@@ -316,8 +325,12 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     **{f"models.*.engine.{name}": options for name, options in OPTIONS.items()},
     "models.*.for": ForSpec,
     "models.*.scale": ScaleSpec,
+    "models.*.price": PriceSpec,
     "gateway": GatewaySpec,
     "gateway.queue": Queue,
+    "gateway.connections": ConnectionsSpec,
+    "gateway.tls": TlsSpec,
+    "gateway.redis": RedisSpec,
     "weights": WeightsSpec,
     "machine": MachineSpec,
     **KUBERNETES,

@@ -4,7 +4,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from headrace.units import COUNT_PATTERN, DURATION_PATTERN, SIZE_PATTERN, parse_bytes, parse_count, parse_duration
+from headrace.units import (
+    COST_PATTERN,
+    COUNT_PATTERN,
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    parse_bytes,
+    parse_cost,
+    parse_count,
+    parse_duration,
+)
 
 
 class Strict(BaseModel):
@@ -35,3 +44,9 @@ Seconds = Annotated[
     Field(gt=0, le=604_800, json_schema_extra=_as_written("number", DURATION_PATTERN)),
 ]
 Count = Annotated[int, read(parse_count), Field(gt=0, le=2**24, json_schema_extra=_as_written("integer", COUNT_PATTERN))]
+Cost = Annotated[
+    float,
+    BeforeValidator(lambda value: parse_cost(str(value))),
+    Field(gt=0, le=1e6, json_schema_extra={"type": "string", "pattern": f"^{COST_PATTERN}$"}),
+]
+"""US dollars per hour; a number without its unit is refused."""

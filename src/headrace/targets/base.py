@@ -60,6 +60,8 @@ class Replica:
     """Requests at once; for a server that is not ours, as the plan says."""
     begun: float = 0.0
     """Monotonic seconds at which the present start began."""
+    adapting: Placement | None = None
+    """What it is being made to run without a restart, or could not be made to run: then `retry_at` says when to try again."""
 
     def entered(self, state: State, now: float, reason: str, **facts: Any) -> "Replica":
         """This replica in another state. AssertionError (also under `python -O`) if the transition is not legal."""
@@ -92,6 +94,15 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapt:
+    """Make a replica that serves run another placement without a restart: other adapters (see `Engine.adapt`)."""
+
+    replica: str
+    runs: Placement
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Send nothing new to a replica; what runs may finish."""
 
@@ -107,7 +118,7 @@ class Stop:
     reason: str
 
 
-Change = Start | Drain | Stop
+Change = Start | Adapt | Drain | Stop
 
 
 class Target(Protocol):

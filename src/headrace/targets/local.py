@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headrace.engines.base import Engine
 from headrace.targets.addresses import Addresses, short_name
-from headrace.targets.base import Change, Drain, Replica, Start, StartTimes, State, Stop
+from headrace.targets.base import Adapt, Change, Drain, Replica, Start, StartTimes, State, Stop
 from headrace.targets.logs import Log
 from headrace.targets.memory import resident
 from headrace.targets.started import Started
@@ -62,6 +62,8 @@ class LocalTarget:
             match change:
                 case Start():
                     self._start(change)
+                case Adapt():
+                    self._adapt(change)
                 case Drain():
                     self._drain(change)
                 case Stop():
@@ -121,6 +123,11 @@ class LocalTarget:
             self._compiled,
             self._learned,
         )
+
+    def _adapt(self, change: Adapt) -> None:
+        member = self._members.get(change.replica)
+        if isinstance(member, Started) and member.replica.state is State.READY:
+            member.adapt(change.runs)
 
     def _drain(self, change: Drain) -> None:
         member = self._members.get(change.replica)

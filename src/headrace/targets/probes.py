@@ -46,6 +46,16 @@ async def answers(address: str, probe: Probe, timeout: float, key: str) -> bool:
         return False
 
 
+async def refusal(address: str, probe: Probe, timeout: float, key: str) -> str:
+    """Why a request was not answered with 200; empty when it was. Raises nothing."""
+    try:
+        answer = await ask(address, "POST", probe.path, probe.body, timeout, key)
+    except (OSError, ValueError) as error:
+        return f"{probe.path} {_cause(error, timeout)}"
+    said = answer.body.decode("utf-8", "replace").strip()
+    return "" if answer.status == 200 else f"{probe.path} answered {answer.status}: {said[:300]}"
+
+
 async def any_health(address: str, timeout: float, key: str | None = None) -> Health:
     """Ready if `/health` or, on servers that lack it, `/v1/models` answers 200. Raises nothing."""
     first = await health(address, "/health", timeout, key)

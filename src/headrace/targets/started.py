@@ -5,10 +5,10 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from headrace.engines.base import Engine, Launch, Placement
+from headrace.engines.base import Engine, Launch, Placement, Probe
 from headrace.targets import probes
 from headrace.targets.addresses import Addresses, free_port
 from headrace.targets.base import Replica, Start, StartTimes, State
@@ -18,6 +18,10 @@ from headrace.targets.timing import Timing
 from headrace.traffic import Endpoint
 from headrace.units import show_duration
 
+ADAPT_SECONDS = 300.0
+"""How long loading one adapter may take."""
+ADAPT_AGAIN_SECONDS = 30.0
+"""When an adapter that was refused is tried again: its files may have come meanwhile."""
 _LONGEST_REASON = 1000
 
 
@@ -52,6 +56,7 @@ class Started:
         self._begun = clock()
         self._ready_at: float | None = None
         self._stop = asyncio.Event()
+        self._adapting: asyncio.Task[None] | None = None
         self.replica = Replica(
             start.replica, start.model, placement, State.STARTING, start.reason,
             since=self._begun, slots=start.slots, begun=self._begun,
@@ -67,6 +72,16 @@ class Started:
         """Publish that it takes no new requests."""
         endpoint = self.replica.endpoint
         self._enter(State.DRAINING, reason, endpoint=replace(endpoint, slots=0) if endpoint else None)
+
+    def adapt(self, wanted: Placement) -> None:
+        """Make it run `wanted` without a restart: names that go are known no more, those that come are once they are there."""
+        endpoint, steps = self.replica.endpoint, self._engine.adapt(self._placement, wanted)
+        if endpoint is None or steps is None or (self._adapting and not self._adapting.done()):
+            return
+        left = replace(endpoint, also=endpoint.also & frozenset(wanted.also))
+        self.replica = replace(self.replica, adapting=wanted, retry_at=None, endpoint=left)
+        self._adapting = asyncio.create_task(self._adapt(wanted, steps, endpoint))
+        self._tell()
 
     def stop(self, reason: str) -> None:
         """End it; `task` is done when it is gone."""
@@ -117,7 +132,7 @@ class Started:
             await asyncio.wait({process.gone, attend, stop}, return_when=asyncio.FIRST_COMPLETED)
             return attend.result() if attend.done() else None
         finally:
-            await _cancelled(attend, stop)
+            await _cancelled(attend, stop, *([self._adapting] if self._adapting else []))
 
     async def _attend(self, address: str, key: str) -> str:
         """Bring it to READY, then keep asking; returns only when it must be killed, with the reason."""
@@ -170,6 +185,24 @@ class Started:
         first = warmed if engine.warm(placement) else ""
         self._enter(State.READY, f"ready after {show_duration(self._ready_at - self._begun)}{first}", endpoint=endpoint)
 
+    async def _adapt(self, wanted: Placement, steps: Sequence[tuple[Probe, Placement]], endpoint: Endpoint) -> None:
+        for request, after in steps:
+            if why := await probes.refusal(endpoint.address, request, ADAPT_SECONDS, endpoint.key or ""):
+                again = self._clock() + ADAPT_AGAIN_SECONDS
+                self._now_runs(self._placement, self._placement.also)
+                self.replica = replace(self.replica, reason=f"it keeps the adapters it has: {why}", retry_at=again)
+                return self._tell()
+            self._now_runs(after, wanted.also)
+        self._now_runs(wanted, wanted.also)
+        self.replica = replace(self.replica, adapting=None, reason=f"adapters: {', '.join(wanted.adapters) or 'none'}")
+        self._tell()
+
+    def _now_runs(self, placement: Placement, names: Sequence[str]) -> None:
+        """It runs this, of which clients may ask for `names`."""
+        self._placement, endpoint = placement, self.replica.endpoint
+        known = replace(endpoint, also=frozenset(placement.also) & frozenset(names)) if endpoint else None
+        self.replica = replace(self.replica, placement=placement, endpoint=known)
+
     async def _until_hung(self, address: str, key: str) -> str:
         failures, first = 0, self._clock()
         while failures < self._timing.health_failures:
@@ -206,7 +239,7 @@ class Started:
         if retry_at is None:
             what = f"failed {self._failures} times in a row and is not started again: {what}"
         reason = _with_last_words(what, self.log.last(5 if retry_at is None else 1))
-        gone = {"endpoint": None, "pid": None, "memory_bytes": None, "reading": None}
+        gone = {"endpoint": None, "pid": None, "memory_bytes": None, "reading": None, "adapting": None}
         self._enter(State.FAILED, reason, exit_code=code, retry_at=retry_at, **gone)
 
     def _enter(self, state: State, reason: str, **facts: object) -> None:

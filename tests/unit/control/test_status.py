@@ -87,3 +87,13 @@ def test_a_model_that_may_sleep(replicas: list[Replica], blocked: str, phase: st
 def test_a_model_that_can_never_be_there_has_failed_with_the_reason() -> None:
     found = status(replace(SLEEPER, replicas=(), refused="one replica takes 9 GiB"), [])
     assert (found.phase, found.reason) == ("failed", "one replica takes 9 GiB")
+
+
+def test_an_adapter_that_no_replica_has_loaded_yet_is_no_name() -> None:
+    """Else the engine would be asked for what it does not know. While no replica serves, requests for it may wait."""
+    model = replace(planned(PLACEMENT), also=("poet", "cook"))
+    serving = replica(State.READY)
+    assert serving.endpoint
+    knows = replace(serving, endpoint=replace(serving.endpoint, also=frozenset({"poet", "gone"})))
+    assert status(model, [knows]).also == {"poet"}
+    assert status(model, []).also == status(model, [replica(State.LOADING)]).also == {"poet", "cook"}

@@ -43,3 +43,10 @@ def test_states_are_told_whatever_the_budget() -> None:
     assert found == {"chat": {"phase": "failed"}}
     assert "phase" in FIRST
     assert due(has, {"chat": {"phase": "failed", "waiting": "2"}}, Budget(0.0)) == {"chat": {"waiting": "2"}}
+
+
+def test_a_model_that_is_served_no_more_is_told_once_and_its_replicas_with_it():
+    has: dict[str, dict[str, str]] = {}
+    due(has, {"chat": {"phase": "ready"}, "chat\tchat-1": {"state": "ready"}}, Budget(0.0))
+    assert due(has, {}, Budget(0.0)) == {"chat": {"phase": "gone", "replicas": "0"}}
+    assert due(has, {}, Budget(0.0)) == {}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.history import opened
-from headrace.dashboard.past import POINTS, SPANS, curves
+from headrace.dashboard.past import POINTS, SPANS, curves, tokens
 
 
 def sample(at: float, waiting: float, seconds: float = 1.0) -> tuple[object, ...]:
@@ -47,3 +47,14 @@ def test_without_a_history_or_with_a_damaged_one_the_page_is_told_why(tmp_path: 
         found = curves(file, "chat", 900)
         assert word in found.missing
         assert found.columns["at"] == []
+
+
+def test_tokens_are_counted_over_the_time_that_was_recorded(tmp_path: Path) -> None:
+    now = time.time()
+    file = written(tmp_path / "h.db", [sample(now - 1800 + i, 0) for i in range(100)] + [sample(now - 9000, 0)])
+    count, seconds = tokens(file, "")
+    assert count == 1000  # 10 each, and not those of two hours ago
+    assert seconds == pytest.approx(1800, abs=5)
+    assert tokens(file, "", "chat")[0] == 1000
+    assert tokens(file, "", "other") == (0, 0.0)
+    assert tokens(tmp_path / "none.db", "") == tokens(None, "") == (0, 0.0)

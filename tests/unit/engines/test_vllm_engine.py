@@ -70,7 +70,7 @@ def test_refusals_say_why(facts, task, reason):
         (
             {"adapters": {"poet": "/a/poet", "clerk": "/a/clerk"}},
             (
-                *("auto", "--enforce-eager", "--enable-prompt-tokens-details", "--enable-lora", "--max-loras", "2"),
+                *("auto", "--enforce-eager", "--enable-prompt-tokens-details", "--enable-lora", "--max-loras", "4"),
                 *("--max-lora-rank", "16", "--lora-modules", "poet=/a/poet", "clerk=/a/clerk"),
             ),
         ),

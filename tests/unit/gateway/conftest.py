@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,12 +13,15 @@ import pytest
 import uvloop
 
 from headrace.gateway.admin import Admin
+from headrace.gateway.certificate import Certificate
 from headrace.gateway.gateway import Gateway, Limits
 from headrace.targets.base import Replica
 from headrace.traffic import Endpoint, ModelStatus
 
+from .certificates import SecureClient
 from .clients import Answer, Client
 from .engines import Script, ScriptedEngine, answers, eventually
+from .handovers import Pair
 
 STATUSES = (ModelStatus("chat", "generate", "ready", context=4096), ModelStatus("vectors", "embed", "ready"))
 ALIASES = {"gpt-4o": "chat", "org/model:tag": "chat"}
@@ -64,11 +68,14 @@ class World:
         body: int = 1 << 20,
         trusted: bool = False,
         statuses: Sequence[ModelStatus] = STATUSES,
+        certificate: Certificate | None = None,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
+        self.trust = trust
         self.statuses = {status.model: status for status in statuses}
         self.loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
         self.admin = admin = Admin(self.view, ALIASES, self.view)
-        self.gateway = Gateway(Limits(queue, wait, body), statuses, ALIASES, admin.app, trusted=trusted)
+        self.gateway = Gateway(Limits(queue, wait, body), statuses, ALIASES, admin.app, trusted=trusted, certificate=certificate)
         admin.gateway = self.gateway
         self.host, self.port = await self.gateway.listen("127.0.0.1", 0)
 
@@ -124,7 +131,9 @@ class World:
         except OSError:
             sock.close()
             raise
-        self.clients.append(Client(sock))
+        self.clients.append(Client(sock) if self.trust is None else SecureClient(sock, self.trust))
+        if isinstance(secure := self.clients[-1], SecureClient):
+            await secure.shake()
         return self.clients[-1]
 
     async def ask(self, data: bytes, *, to_head: bool = False) -> Answer:
@@ -213,3 +222,19 @@ async def open_world(folder):
 @pytest.fixture
 async def world(open_world: Callable[..., Any]) -> World:
     return await open_world()
+
+
+@pytest.fixture
+def temporary(folder, monkeypatch):
+    """The system's temporary folder, of a test's own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+async def pair(temporary, world):
+    """A gateway that waits for who takes its place (see handovers.py)."""
+    await world.engine()
+    made = Pair(world)
+    yield made
+    await made.close()

@@ -1,6 +1,7 @@
 """What is not the data path: models, health, readiness, metrics, status, logs; who may reach it, and whether counts agree."""
 
 from hashlib import sha256
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -8,6 +9,7 @@ from openai.types import Model
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.gateway.accounts import Key
+from headrace.gateway.door import Door
 from headrace.gateway.keys import Keys
 from headrace.gateway.metrics import NAMES
 from headrace.targets.base import Replica, State
@@ -189,12 +191,14 @@ async def test_buckets_are_cumulative_and_end_in_the_count(world):
             assert buckets[-1] == count
 
 
-async def test_every_metric_is_in_the_table_and_the_other_way_round(world):
+async def test_every_metric_is_in_the_table_and_the_other_way_round(world, monkeypatch):
     await world.engine()
+    monkeypatch.setattr(Door, "tls", (86_400.0, 1))  # this gateway speaks no TLS
     world.view.replicas = [replica(pid=1, restarts=2, memory_bytes=3)]
     world.view.wanted, world.view.scaled = {"chat": 1}, {("chat", "up"): 2}
     world.gateway.keys = Keys([Key("ops", sha256(b"secret-of-ops").digest(), admin=True, concurrent=1)])
     world.gateway.keys.accounts["ops"].refused["requests"] = 1
+    world.gateway.keys.shared = SimpleNamespace(answers=True, failures=1, waits=2)
     await world.ask(chat("Authorization: Bearer secret-of-ops"))
     answer = await world.ask(get("/metrics", "Authorization: Bearer secret-of-ops"))
     families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}

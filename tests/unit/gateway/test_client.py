@@ -16,6 +16,9 @@ class Transport:
     def is_closing(self) -> bool:
         return False
 
+    def get_extra_info(self, name: str) -> None:
+        return None
+
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 
@@ -46,8 +49,8 @@ class FakeGateway:
     def soon(self, call: Any) -> None:
         self.later.append(call)
 
-    def admit(self, client: Any) -> bool:
-        return True
+    def admit(self, client: Any) -> None:
+        return None
 
     def handle(self, client: Client, request: Any) -> None:
         self.bodies.append(request.body)

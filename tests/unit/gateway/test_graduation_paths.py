@@ -16,17 +16,20 @@ class Fake:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.aborted: list[str] = []
+        self.by: list[str] = []
         self.error: Exception | None = None
 
-    def asked(self, body: bytes) -> None:
+    def asked(self, body: bytes, by: str) -> None:
         if self.error:
             raise self.error
         self.bodies.append(body)
+        self.by.append(by)
 
-    def abort(self, model: str) -> None:
+    def abort(self, model: str, by: str) -> None:
         if self.error:
             raise self.error
         self.aborted.append(model)
+        self.by.append(by)
 
     def shown(self) -> list[dict[str, Any]]:
         return [{"model": "chat", "phase": "shifting"}]

@@ -152,7 +152,7 @@ async def test_use_is_settled_by_what_the_engine_counted_and_held_to_the_budget(
     keyed(world, key("a", budget=10))
     assert (await world.ask(chat(bearer("a"), max_tokens=5))).status == 200
     account = world.gateway.keys.accounts["a"]
-    assert account.use == (1, 7, 2)
+    assert account.use == (1, 7, 2, 0)
     account.use = account.use._replace(tokens_out=3)
     refused = await world.ask(chat(bearer("a")))
     assert (refused.status, refused.json["error"]["code"]) == (429, "insufficient_quota")
@@ -179,6 +179,36 @@ def test_tokens_per_minute_refill_and_errors_give_them_back():
 
     account.settle(charge, Finished(0.0, "chat", "chat-1", 502, None, None, 0.0, None, 1.0), 0)
     account.charge(ask(max_tokens=400), body, None, generates=True, now=float(refused.value.retry_after))
+
+
+@pytest.mark.parametrize(
+    ("choices", "context", "tokens"),
+    [
+        (1, None, 26 + 400),
+        (3, None, 26 + 1200),
+        (-5, None, 26 + 400),  # the engine refuses it: until then it gives the key nothing
+        (1, 100, 26 + 74),  # no request takes more than its model's context
+        (3, 100, 26 + 3 * 74),
+        (1, 20, 20 + 1),
+    ],
+)
+def test_what_a_request_reserves(choices, context, tokens):
+    asked = ask(max_tokens=400)
+    asked.choices = choices
+    account = Account(key("a", tpm=10_000))
+    assert account.charge(asked, b" " * 100, context, generates=True, now=0.0).work.tokens == account.reserved == tokens
+
+
+def test_what_was_taken_in_another_month_is_not_of_this_one():
+    from headrace.traffic import Finished
+
+    account = Account(key("a"))
+    for month in ("2026-11", "2026-12"):
+        account.in_month(month)
+        charge = account.charge(ask(), b"{}", None, generates=True, now=0.0)
+        account.settle(charge, Finished(0.0, "chat", "chat-1", 200, 7, 2, 0.0, None, 1.0), 0)
+        assert account.use == (1, 7, 2, 0)
+    assert (account.tokens_in, account.tokens_out, account.statuses) == (14, 4, {200: 2})
 
 
 def test_what_can_never_pass_is_told_no_time_to_come_back():

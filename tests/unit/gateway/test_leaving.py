@@ -308,7 +308,7 @@ async def test_further_requests_kept_for_later_are_bounded(world):
     async def pushes():
         nonlocal sent
         for _ in range(1000):
-            await world.loop.sock_sendall(client.sock, later)
+            await client.send(later)
             sent += len(later)
 
     task = asyncio.create_task(pushes())

@@ -372,8 +372,8 @@ USAGE = b'{"id":"a","usage":{"prompt_tokens":7,"completion_tokens":3,"total_toke
         (b'"usage": {"prompt_tokens": 7, "completion_tokens": 3}}', Usage(7, 3)),  # as json.dumps writes it
         (b'"usage"\n:\n{"prompt_tokens":7,"completion_tokens":3}}', Usage(7, 3)),
         (b'"usage":{"prompt_tokens":7,"total_tokens":7}}', Usage(7, 0)),  # embeddings
-        (b'"usage":{"completion_tokens":3,"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":36}}', Usage(7, 3)),
-        (b'"usage":{"prompt_tokens_details":{"cached_tokens":36},"completion_tokens":3,"prompt_tokens":7}', Usage(7, 3)),
+        (b'"usage":{"completion_tokens":3,"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":36}}', Usage(7, 3, 36)),
+        (b'"usage":{"prompt_tokens_details":{"cached_tokens":36},"completion_tokens":3,"prompt_tokens":7}', Usage(7, 3, 36)),
         (b'"usage":{"prompt_tokens":1,"completion_tokens":1}} "usage":{"prompt_tokens":7,"completion_tokens":3}}', Usage(7, 3)),
         (USAGE + b'\n\ndata: {"choices":[],"usage":null}\n\ndata: [DONE]\n\n', Usage(7, 3)),  # null in every other event
         (b'{"choices":[{"text":"\\"usage\\":{\\"prompt_tokens\\":1}"}]}', None),  # the text speaks of it

@@ -47,6 +47,33 @@ async def test_a_model_that_is_removed_answers_what_it_has_and_takes_nothing_new
     await eventually(lambda: not world.gateway._retired, "it is forgotten")
 
 
+async def test_what_a_removed_model_does_is_counted_and_recorded_to_its_end(world):
+    """Its replicas may be stopped once nothing runs there: that has to be known."""
+    gate = Gate()
+    await world.engine(gate, slots=1)
+    client = await world.client()
+    await client.send(chat())
+    await eventually(lambda: world.running == 1, "it runs")
+    world.gateway.finished()
+    reload(world, STATUSES[1])
+    assert world.gateway.loads()["chat"].running == {"chat-1": 1}
+    gate.let(1)
+    assert (await client.answer()).status == 200
+    await eventually(lambda: "chat" not in world.gateway.loads(), "it is forgotten")
+    assert [one.status for one in world.gateway.finished()] == [200]
+    assert world.gateway.finished() == []
+
+
+async def test_who_waits_for_a_removed_model_without_a_replica_is_told(world):
+    world.tell(phase="loading", reason="reading weights")
+    client = await world.client()
+    await client.send(chat())
+    await eventually(lambda: world.waiting == 1, "it waits")
+    reload(world, STATUSES[1])
+    answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+
+
 async def test_a_stream_of_a_removed_model_is_not_cut(world):
     removed = asyncio.Event()
 

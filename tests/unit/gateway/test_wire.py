@@ -646,7 +646,7 @@ async def test_a_client_that_finishes_sending_is_taken_as_gone(world):
 async def test_more_connections_than_there_may_be_are_told_so(world):
     """Descriptors are left for engines and probes: without them every model would fail."""
     await world.engine()
-    world.gateway._limits = replace(world.gateway._limits, connections=1)
+    world.gateway.connections.limits = replace(world.gateway.connections.limits, connections=1)
     first, second = await world.client(), await world.client()
     answer = await second.answer()
     assert (answer.status, answer.error["code"]) == (503, "too_many_connections")

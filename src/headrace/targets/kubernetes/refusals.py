@@ -16,6 +16,8 @@ class ClusterError(HeadraceError):
     """The cluster cannot be asked, or lacks what is needed."""
 
     exit_code = 69
+    status = 0
+    """What the API server answered; 0 where it was not that."""
 
 
 class DeniedError(ClusterError):
@@ -46,6 +48,12 @@ def refusal(status: int, body: Mapping[str, Any], what: str) -> ClusterError:
     """The error for an answer outside 2xx. `body` is the server's Status (empty: none came), `what` says what was asked,
     as in "apply Deployment chat".
     """
+    error = _refusal(status, body, what)
+    error.status = status
+    return error
+
+
+def _refusal(status: int, body: Mapping[str, Any], what: str) -> ClusterError:
     message = str(body.get("message") or f"the API server answered {status}")[:_LONGEST]
     if status == 401:
         return DeniedError(

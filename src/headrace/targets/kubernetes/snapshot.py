@@ -43,20 +43,20 @@ class View:
     @property
     def pods(self) -> list[Object]:
         """Its replicas, oldest first, without those that were told to end."""
-        ours = [each for each in self.snapshot.pods if self._mine(each) and component(each) != "pull" and alive(each)]
+        ours = [each for each in self.snapshot.pods if self.mine(each) and component(each) != "pull" and alive(each)]
         return sorted(ours, key=lambda each: (each["metadata"].get("creationTimestamp") or "", name(each)))
 
     @property
     def pull_pods(self) -> list[Object]:
-        return [each for each in self.snapshot.pods if self._mine(each) and component(each) == "pull"]
+        return [each for each in self.snapshot.pods if self.mine(each) and component(each) == "pull"]
 
     @property
     def jobs(self) -> list[Object]:
-        return [each for each in self.snapshot.jobs if self._mine(each)]
+        return [each for each in self.snapshot.jobs if self.mine(each)]
 
     @property
     def claims(self) -> list[Object]:
-        return [each for each in self.snapshot.claims if self._mine(each)]
+        return [each for each in self.snapshot.claims if self.mine(each)]
 
     @property
     def scalers(self) -> list[Object]:
@@ -73,7 +73,7 @@ class View:
         found = [each for each in self.snapshot.events if _of_replica_set(each, self.name)]
         return sorted(found, key=_when, reverse=True)
 
-    def _mine(self, each: Object) -> bool:
+    def mine(self, each: Object) -> bool:
         if _label(each, INSTANCE) == self.name:
             return True
         maker = name(self.workload) if self.workload else self.name

@@ -42,13 +42,23 @@ def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Resul
         return list(pool.map(work, items))
 
 
-def survey(api: Api, manifests: Sequence[Manifest], namespace: str, *, removes: bool = False, waits: bool = False) -> Found:
-    """What there is for a set of objects. The first request tells whether the cluster can be reached and knows the user."""
+def survey(
+    api: Api,
+    manifests: Sequence[Manifest],
+    namespace: str,
+    *,
+    removes: bool = False,
+    waits: bool = False,
+    besides: Sequence[Right] = (),
+) -> Found:
+    """What there is for a set of objects, with the rights to apply them and those `besides`. The first request tells whether the
+    cluster can be reached and knows the user.
+    """
     version = api.version()
     wanted = sorted({(each["apiVersion"], each["kind"]) for each in manifests})
     # The first one with credentials: /version is for everybody.
     resources = [found for each in wanted if (found := api.resource(*each))]
-    denied = _denied(api, preflight.rights(resources, namespace, removes=removes, waits=waits))
+    denied = _denied(api, [*preflight.rights(resources, namespace, removes=removes, waits=waits), *besides])
     there = _there(api, namespace)
     return Found(
         version,

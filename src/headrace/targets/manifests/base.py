@@ -124,6 +124,8 @@ class Cluster:
     drain_seconds: int = 30
     shared: Shared | None = None
     """Where models sit that share GPUs, if any do."""
+    prices: Mapping[str, Any] = field(default_factory=dict)
+    """What tokens of the workloads cost, by model, as the file has it."""
 
     @property
     def image(self) -> str:
@@ -151,6 +153,11 @@ def object_name(model: str) -> str:
         return plain
     # A Service's name begins with a letter.
     return f"m-{plain[: _LONGEST_NAME - 11]}".strip("-") + f"-{short_hash(model)}"
+
+
+def called(model: str, spec: KubernetesSpec) -> str:
+    """What a model's objects are called."""
+    return spec.names.get(model) or object_name(model)
 
 
 def labels(name: str, component: str, version: str) -> dict[str, str]:

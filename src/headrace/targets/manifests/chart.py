@@ -49,10 +49,12 @@ _SAID = """\
 
 def _values(cluster: Cluster) -> dict[str, Any]:
     spec = cluster.spec
-    kaito = spec.target == "kaito"  # which has the image of a preset
     return {
         "image": cluster.image,
-        "images": {load.name: load.image for load in cluster.workloads if load.image and not (kaito and load.preset)},
+        # KAITO has the image of a preset.
+        "images": {
+            load.name: load.image for load in cluster.workloads if load.image and not (spec.on_kaito(load.model) and load.preset)
+        },
         "secret": spec.secret or "",
         "storageClass": spec.storage.class_ or "",
         "gateways": spec.gateways,

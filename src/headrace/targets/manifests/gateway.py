@@ -29,6 +29,8 @@ SCALER_PORT_NAME = "grpc"
 CLIENT_KEYS = "client-keys"
 """The Secret with the keys of clients: the file of them, or the variable that holds them. It is named here and never written."""
 CLIENT_KEYS_FILE = "keys.json"
+METRICS_KEY = "metrics-key"
+"""The Secret with a key that may read /metrics (`headrace key add --metrics`), for Prometheus. The same."""
 _CLIENTS = "/client-keys"
 _CONFIG = "/config"
 _USER = 1000
@@ -50,7 +52,7 @@ def gateway(cluster: Cluster) -> list[Manifest]:
         *([_scaler(cluster)] if _scales(cluster) else []),
         disruption(cluster, GATEWAY, GATEWAY),
         _policy(cluster),
-        *monitors(cluster, GATEWAY, GATEWAY),
+        *monitors(cluster, GATEWAY, GATEWAY, secret=METRICS_KEY if cluster.gateway.get("keys") else ""),
     ]
 
 
@@ -64,11 +66,14 @@ def settings(cluster: Cluster) -> dict[str, Any]:
     own = {**cluster.gateway, **_patience(cluster), "listen": f"0.0.0.0:{PORT}"}
     if _keys_file(cluster):
         own["keys"] = f"file:{_CLIENTS}/{CLIENT_KEYS_FILE}"  # not where it is on the machine that renders
+    if own.get("log"):
+        own["log"] = "stdout"  # a pod keeps no files, and the cluster collects what it writes
     return {
         "namespace": cluster.spec.namespace,
         "models": {load.model: _model(load) for load in cluster.workloads},
         **({"outside": {model.model: dict(model.settings) for model in cluster.outside}} if cluster.outside else {}),
         **({"aliases": dict(cluster.aliases)} if cluster.aliases else {}),
+        **({"prices": dict(cluster.prices)} if cluster.prices else {}),
         "gateway": own,
         **({"scaler": {"service": SCALER, "port": SCALER_PORT}} if _scales(cluster) else {}),
     }
@@ -219,8 +224,10 @@ def _container(cluster: Cluster) -> Manifest:
 
 
 def _keys(cluster: Cluster) -> list[Manifest]:
-    """Keys of servers outside, `key: env:NAME`: from the Secret gateway-keys, which is named here and never written."""
+    """Keys of servers outside and the password of Redis, `env:NAME`: from the Secret gateway-keys, which is never written."""
     names = {str(model.settings["key"]).removeprefix("env:") for model in cluster.outside if model.settings.get("key")}
+    if password := (cluster.gateway.get("redis") or {}).get("password"):
+        names.add(password.removeprefix("env:"))
     return [{"name": name, "valueFrom": {"secretKeyRef": {"name": "gateway-keys", "key": name}}} for name in sorted(names)]
 
 

@@ -20,7 +20,7 @@ def manifests(cluster: Cluster) -> list[Manifest]:
     """All objects of the cluster."""
     made = [_namespace(cluster), *authentication(cluster)]
     for load in cluster.workloads:
-        on_kaito = cluster.spec.target == "kaito" and load.need.gpus
+        on_kaito = cluster.spec.on_kaito(load.model) and load.need.gpus
         made += (kaito if on_kaito else objects).objects(cluster, load)
         made += [] if on_kaito else pool(cluster, load)
     return [*made, *gateway(cluster), *exposure(cluster)]

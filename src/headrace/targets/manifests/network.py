@@ -40,7 +40,7 @@ def prometheus_namespace(cluster: Cluster) -> str:
 
 def _metrics(cluster: Cluster, load: Workload, port: int) -> list[Manifest]:
     made = [_rule(_in(prometheus_namespace(cluster)), port)] if cluster.monitored else []
-    if cluster.spec.target == "kaito" and cluster.spec.scaler == "keda" and load.need.gpus:
+    if cluster.spec.on_kaito(load.model) and cluster.spec.scaler == "keda" and load.need.gpus:
         made.append(_rule(_in(cluster.spec.keda), port))  # keda-kaito-scaler reads the pods' metrics itself
     return made
 

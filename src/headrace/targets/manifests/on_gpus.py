@@ -16,7 +16,7 @@ from headrace.plan.offer import Offer, Rejected, cheapest
 from headrace.spec.engines import SglangOptions, TgiOptions, VllmOptions
 from headrace.spec.kubernetes import KubernetesSpec
 from headrace.spec.model import ModelSpec
-from headrace.targets.manifests.base import Need, Workload, object_name
+from headrace.targets.manifests.base import Need, Workload, called
 from headrace.targets.manifests.known import READ_RATE, READY, Ground, Known, image_of, task_of
 from headrace.targets.manifests.seats import Seat, seat
 from headrace.units import show_bytes
@@ -59,7 +59,7 @@ def on_gpus(name: str, model: ModelSpec, known: Known, ground: Ground, spec: Kub
     place = _place(name, model, facts, ground, engine, spec)
     offer = place.offer
     replicas = model.scale.replicas or (offer.replicas, offer.replicas)
-    if spec.target == "kaito" and spec.kaito == "workspace" and replicas != (1, 1):
+    if spec.on_kaito(name) and spec.kaito == "workspace" and replicas != (1, 1):
         least, most = replicas
         count = str(most) if least == most else f"{least}..{most}"
         raise PlanError(f"a Workspace is one replica, and this is {count}.", "Write `kaito: inferenceset`, or replicas: 1.")
@@ -78,7 +78,7 @@ def on_gpus(name: str, model: ModelSpec, known: Known, ground: Ground, spec: Kub
     users = model.for_.users
     return Workload(
         model=name,
-        name=object_name(name),
+        name=called(name, spec),
         placement=placement,
         image=image_of(name, placement, spec),
         need=_need(place, spec),
@@ -98,7 +98,7 @@ def on_gpus(name: str, model: ModelSpec, known: Known, ground: Ground, spec: Kub
 
 def _place(name: str, model: ModelSpec, facts: ModelFacts, ground: Ground, engine: str, spec: KubernetesSpec) -> _Place:
     if name in spec.split:
-        return _split(model, facts, ground, engine, spec, spec.split[name])
+        return _split(name, model, facts, ground, engine, spec)
     if ground.shared and (sits := seat(name, engine, ground.shared, spec.sharing)):
         replicas = model.scale.replicas[1] if model.scale.replicas else model.replicas
         return _Place(replace(ground.shared.offers[name], replicas=replicas), seat=sits)
@@ -108,9 +108,10 @@ def _place(name: str, model: ModelSpec, facts: ModelFacts, ground: Ground, engin
     return _Place(offer, spare=room > most)
 
 
-def _split(model: ModelSpec, facts: ModelFacts, ground: Ground, engine: str, spec: KubernetesSpec, machines: int) -> _Place:
+def _split(name: str, model: ModelSpec, facts: ModelFacts, ground: Ground, engine: str, spec: KubernetesSpec) -> _Place:
     """One replica over several machines: planned as one machine with all their GPUs, a stage for each of them."""
-    if engine != "vllm" or spec.target != "deployment":
+    machines = spec.split[name]
+    if engine != "vllm" or spec.on_kaito(name):
         raise PlanError("kubernetes.split is for vLLM with `target: deployment`.", "Remove it, or write engine: vllm.")
     if model.share not in ("auto", "exclusive"):
         raise PlanError(f"it is split over {machines} machines and shares none.", "Write share: exclusive.")
@@ -184,7 +185,7 @@ def _options(engine: str, model: ModelSpec, place: _Place) -> dict[str, Any]:
     asked = model.options(VllmOptions)
     stages = ("--pipeline-parallel-size", str(offer.pipeline_parallel)) if offer.pipeline_parallel > 1 else ()
     share = ("--gpu-memory-utilization", str(part)) if part else ()
-    args = ("--max-num-batched-tokens", steps, *stages, *share, *asked.args)
+    args = ("--max-num-batched-tokens", str(asked.batch or steps), *stages, *share, *asked.args)
     return {**options, "cache_bytes": cache, "dtype": asked.dtype, "version": offer.version, "args": args}
 
 

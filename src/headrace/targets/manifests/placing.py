@@ -20,7 +20,7 @@ from headrace.plan.sharing import SHARED, Shared, shared
 from headrace.spec.engines import CustomOptions, TritonOptions
 from headrace.spec.kubernetes import KubernetesSpec, ScaleSpec
 from headrace.spec.model import ModelSpec, Spec
-from headrace.targets.manifests.base import Need, Workload, object_name
+from headrace.targets.manifests.base import Need, Workload, called
 from headrace.targets.manifests.known import CODE, LARGEST_FILE, READ_RATE, READY, Ground, Known, image_of
 from headrace.targets.manifests.on_gpus import GPU_ENGINES, on_gpus
 from headrace.targets.manifests.seats import refuse
@@ -63,8 +63,10 @@ def sharing_of(
     asking = [name for name, member in members.items() if member.wanted.share in SHARED]
     if not asking:
         return None
-    if spec.target == "kaito":
-        raise PlanError(f"models.{asking[0]}.share: KAITO gives whole GPUs.", "Write `target: deployment`, or share: exclusive.")
+    if on_kaito := [name for name in asking if spec.on_kaito(name)]:
+        raise PlanError(
+            f"models.{on_kaito[0]}.share: KAITO gives whole GPUs.", "Write `target: deployment`, or share: exclusive."
+        )
     made = shared(members, ground.machines, ground.knowledge)
     refuse(made, spec.sharing)
     return made
@@ -103,7 +105,7 @@ def _on_cores(name: str, model: ModelSpec, known: Known, ground: Ground, spec: K
     seconds = (60 if placement.engine == "vllm" else 5) + ceil(facts.weight_bytes / READ_RATE)
     return Workload(
         model=name,
-        name=object_name(name),
+        name=called(name, spec),
         placement=placement,
         image=image_of(name, placement, spec),
         need=Need(spec.cpu, ceil(placement.memory_bytes * 1.1), selector=_labels(ground, spec)),
@@ -175,7 +177,7 @@ def _artifact(name: str, model: ModelSpec, known: Known, ground: Ground, spec: K
     replicas = model.scale.replicas or (model.replicas, model.replicas)
     return Workload(
         model=name,
-        name=object_name(name),
+        name=called(name, spec),
         placement=placement,
         image=image_of(name, placement, spec),
         need=Need(spec.cpu, placement.memory_bytes, selector=_labels(ground, spec)),

@@ -104,8 +104,8 @@ def query(namespace: str, model: str) -> str:
 
 def authentication(cluster: Cluster) -> list[Manifest]:
     """How KEDA asks Azure's managed Prometheus: with the workload identity of KEDA's operator. Once for all models."""
-    kaito = cluster.spec.target == "kaito"  # what has GPUs is scaled by KAITO's own scaler then
-    scaled_by_us = any(load.scaled and not (kaito and load.need.gpus) for load in cluster.workloads)
+    # What has GPUs there is scaled by KAITO's own scaler.
+    scaled_by_us = any(load.scaled and not (cluster.spec.on_kaito(load.model) and load.need.gpus) for load in cluster.workloads)
     if not scaled_by_us or not cluster.monitored or not azure_managed(cluster.spec.prometheus):
         return []
     about = metadata(cluster, GATEWAY, "scaler", named=AUTHENTICATION)
@@ -113,10 +113,15 @@ def authentication(cluster: Cluster) -> list[Manifest]:
     return [{"apiVersion": "keda.sh/v1alpha1", "kind": "TriggerAuthentication", "metadata": about, "spec": spec}]
 
 
-def monitors(cluster: Cluster, name: str, component: str, port: str = PORT_NAME) -> list[Manifest]:
-    """A PodMonitor, by the name of the port, where a Prometheus has to have the numbers. Azure's reads a group of its own."""
+def monitors(cluster: Cluster, name: str, component: str, port: str = PORT_NAME, secret: str = "") -> list[Manifest]:
+    """A PodMonitor, by the name of the port, where a Prometheus has to have the numbers. Azure's reads a group of its own.
+    `secret` has the bearer token under `key`, where one is asked for.
+    """
     if not cluster.monitored:
         return []
+    endpoint: Manifest = {"port": port, "path": "/metrics", "interval": "15s"}
+    if secret:
+        endpoint["authorization"] = {"type": "Bearer", "credentials": {"name": secret, "key": "key"}}
     group = "azmonitoring.coreos.com" if azure_managed(cluster.spec.prometheus) else "monitoring.coreos.com"
     return [
         {
@@ -125,7 +130,7 @@ def monitors(cluster: Cluster, name: str, component: str, port: str = PORT_NAME)
             "metadata": metadata(cluster, name, component),
             "spec": {
                 "selector": {"matchLabels": selector(name, component)},
-                "podMetricsEndpoints": [{"port": port, "path": "/metrics", "interval": "15s"}],
+                "podMetricsEndpoints": [endpoint],
             },
         }
     ]

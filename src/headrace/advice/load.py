@@ -1,0 +1,121 @@
+"""Signals of load: throughput, engine, memory, and what stands idle."""
+
+from collections.abc import Sequence
+
+from headrace.advice.base import (
+    LEAST_SAMPLES,
+    Gain,
+    Observed,
+    Sample,
+    Signal,
+    by_samples,
+    ninth,
+    peak,
+    percent,
+    steadied,
+)
+
+_NO_GAIN = Gain("")
+
+
+def throughput(seen: Observed) -> Signal:
+    """Whether requests wait although every replica that there may be serves."""
+    name = "throughput insufficient"
+    if seen.most is None:
+        return Signal(
+            name, "unknown", "not enough data: how many replicas there may be is not known; name the file, or --cluster"
+        )
+    most = seen.most
+
+    def waits(samples: Sequence[Sample]) -> float:
+        return sum((one.waiting or 0) > 0 and (one.ready or 0) >= most for one in samples) / len(samples)
+
+    known = [one for one in seen.samples if one.waiting is not None and one.ready is not None]
+    holds, sure = steadied(by_samples(seen, waits), 0.3, 0.1)
+    share = percent(waits(known) if known else None)
+    numbers = f"requests waited with {_all(most)} serving: {share} of the time (from 30 % on, until 10 %)"
+    change = "more replicas if memory allows, an engine that batches more, or a larger machine"
+    gain = seen.gains.get(name, _NO_GAIN)
+    command = gain.command or f"headrace plan --machine azure --for users={max(2, round(peak(seen)))}"
+    return Signal(name, holds, numbers, sure, change, gain.said, command if holds == "holds" else "")
+
+
+def engine(seen: Observed) -> Signal:
+    """Whether an engine that is here was measured faster at the number of requests at once that there is."""
+    name = "another engine is faster here"
+    if not seen.here:
+        return Signal(name, "holds not", "on GPUs the planner compares engines: headrace plan --machine … --explain", 1.0)
+    if len(seen.samples) < LEAST_SAMPLES or seen.slots is None or seen.most is None:
+        return Signal(name, "unknown", "not enough data: it was hardly used")
+    users = max(1, min(seen.slots * seen.most, round(peak(seen))))
+    now = seen.rates[seen.engine](users) if seen.engine in seen.rates else None
+    others = {one: rate for one, at in seen.rates.items() if one != seen.engine and (rate := at(users))}
+    if not now or not others:
+        return Signal(name, "unknown", f"not enough data: no rates of {seen.engine} and another engine that is here")
+    best = max(others, key=lambda one: others[one])
+
+    def better(samples: Sequence[Sample]) -> float:
+        at = max(1, round(ninth(samples)))
+        mine, its = seen.rates[seen.engine](at), seen.rates[best](at)
+        return its / mine if mine and its else 1.0
+
+    holds, sure = steadied(by_samples(seen, better), 1.25, 1.1)
+    numbers = (
+        f"{users} at once in 9 of 10 looks: {best} {others[best]:.0f} tokens/s against {now:.0f}, measured with 135M parameters"
+    )
+    gain = seen.gains.get(best, _NO_GAIN).said if holds == "holds" else ""
+    return Signal(name, holds, numbers, sure, f"move to {best}", gain, f"headrace graduate {seen.model} --to {best}")
+
+
+def memory(seen: Observed) -> Signal:
+    """Whether memory is what binds: weights in fewer bits leave more of it."""
+    name = "memory binds"
+    if not seen.samples:
+        return Signal(name, "unknown", "not enough data: nothing was recorded")
+    if seen.short_of_memory is None:
+        return Signal(name, "unknown", "not enough data: no engine tells how full its cache is")
+    short = frozenset(seen.short_of_memory)
+
+    def lacks(samples: Sequence[Sample]) -> float:
+        return sum(one.at in short for one in samples) / len(samples)
+
+    holds, sure = steadied(by_samples(seen, lacks), 0.1, 0.05)
+    share, gain = percent(lacks(seen.used) if seen.used else None), seen.gains.get(name, _NO_GAIN)
+    if seen.here:
+        numbers = f"{share} of the time it got fewer replicas than its load wanted, for want of memory (from 10 % on, until 5 %)"
+        change = "weights in fewer bits (source: hf:org/name:Q4_K_M), a shorter context, or fewer models beside it"
+        command = f"headrace graduate {seen.model} --to {seen.engine} --quantization …"
+    else:
+        numbers = f"{share} of the time its cache was full (95 %) while requests waited, or requests were put out of it"
+        change = "weights in fewer bits (quantization: awq or fp8; your own where there are none), or more memory"
+        command = gain.command or "headrace plan --machine azure"
+    return Signal(name, holds, numbers, sure, change, gain.said, command)
+
+
+def spare(seen: Observed) -> Signal:
+    """Whether its busiest moment would have fitted in fewer replicas."""
+    name = "over-provisioned"
+    if seen.most is None or seen.slots is None:
+        return Signal(name, "unknown", "not enough data: how many slots and replicas there may be is not known")
+    slots = seen.slots
+    if seen.most < 2:
+        return Signal(name, "holds not", "it has one replica", 1.0)
+
+    def idle(samples: Sequence[Sample]) -> float:
+        ready = max(one.ready or 0 for one in samples)
+        busiest = max((one.running or 0) + (one.waiting or 0) for one in samples)
+        return 1 - busiest / max(1.0, slots * (ready - 1)) if ready >= 2 else 0.0
+
+    holds, sure = steadied(by_samples(seen, idle), 0.5, 0.3)
+    busiest = max(((one.running or 0) + (one.waiting or 0) for one in seen.samples), default=0)
+    ready = max((one.ready or 0 for one in seen.samples), default=0)
+    fewer = max(1, -(-round(busiest * 1.5) // slots))
+    numbers = f"never more than {busiest:.0f} at once; one replica has {slots} slots, and up to {ready:.0f} were there"
+    gain = seen.gains.get(name, _NO_GAIN)
+    said = gain.said or f"the memory of {ready - fewer:.0f} of {ready:.0f} replicas while nothing more comes"
+    change = f"replicas: 1..{max(seen.most, fewer + 1)}, or {fewer} fixed: that leaves half of {busiest:.0f} in reserve"
+    return Signal(name, holds, numbers, sure, change, said, "headrace plan")
+
+
+def _all(most: int) -> str:
+    return "its one replica" if most == 1 else f"all {most} replicas"

@@ -1,0 +1,83 @@
+"""`headrace drill`: requests without a pause while the model is disturbed, and what became of each."""
+
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from headrace.drill.base import Event, Kind, Report, Wish
+from headrace.drill.client import ask, counted, row
+from headrace.drill.steps import Steps
+from headrace.errors import HeadraceError, UsageError
+
+_POLL_SECONDS = 0.3
+
+
+def drill(url: str, wish: Wish, say: Callable[[str], None]) -> Report:
+    """Do it to the gateway at `url`, which must be on this machine. Raises HeadraceError."""
+    base = url.rstrip("/").removesuffix("/v1")
+    if urlsplit(base).hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise UsageError(f"{base} is not on this machine: a drill kills processes, and those it can see are here.")
+    if row(base, wish.model)["task"] not in ("generate", None):
+        raise UsageError(f"{wish.model} does not generate text: only models that do are drilled in this version.")
+    if wish.swap is not None and not row(base, wish.swap)["planned"]["sleeps"]:
+        raise UsageError(f"{wish.swap} never sleeps: a swap takes a model that waits its turn.", "Give it share: swap.")
+    return _Drill(base, wish, say).run()
+
+
+class _Drill:
+    def __init__(self, url: str, wish: Wish, say: Callable[[str], None]) -> None:
+        self._url, self._wish, self._say = url, wish, say
+        self._report, self._lock, self._over = Report(wish.model), threading.Lock(), threading.Event()
+        self._began = time.monotonic()
+
+    def run(self) -> Report:
+        before = [counted(self._url, self._wish.model, name) for name in _COUNTERS]
+        clients = [threading.Thread(target=self._client, args=(number,)) for number in range(self._wish.clients)]
+        for one in clients:
+            one.start()
+        try:
+            self._disturb()
+            self._until(self._wish.requests)
+        finally:
+            self._over.set()
+            for one in clients:
+                one.join()
+            self._report.seconds = time.monotonic() - self._began
+        after = [counted(self._url, self._wish.model, name) for name in _COUNTERS]
+        found = [None if old is None or new is None else new - old for old, new in zip(before, after, strict=True)]
+        self._report.resumed, self._report.retried = found
+        return self._report
+
+    def _disturb(self) -> None:
+        """Each step after some requests in calm. One that cannot be made is told of, and the others are."""
+        planned = Steps(self._url, self._wish, self._did).all()
+        for number, (kind, step) in enumerate(planned):
+            self._until((number + 1) * self._wish.requests // (len(planned) + 2))
+            try:
+                problem = step()
+            except HeadraceError as error:
+                problem = str(error)
+            if problem:
+                self._report.undone.append(f"{kind}: {problem}")
+                self._did(kind, problem)
+
+    def _until(self, requests: int) -> None:
+        while len(self._report.asked) < requests:
+            time.sleep(_POLL_SECONDS)
+
+    def _did(self, kind: Kind, what: str) -> None:
+        self._report.events.append(Event(time.monotonic() - self._began, kind, what))
+        self._say(f"{self._report.events[-1].at:7.1f}s  {what}")
+
+    def _client(self, number: int) -> None:
+        count = 0
+        while not self._over.is_set():
+            count += 1
+            prompt, stream = f"Count to {number} and {count}.", bool((number + count) % 2)
+            one = ask(self._url, self._wish.model, prompt, self._wish.tokens, self._began, stream=stream)
+            with self._lock:
+                self._report.asked.append(one)
+
+
+_COUNTERS = ("resumed_streams_total", "retries_total")

@@ -1,0 +1,103 @@
+"""The next one's side of a handover: find the running one, and take its place when everything is ready."""
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+from headrace.gateway.door import addresses
+from headrace.gateway.gateway import Gateway
+from headrace.handover.line import HELLO_SECONDS, RESTART, Gone, HandoverError, Held, Kind, Line
+from headrace.handover.place import path_for
+from headrace.terminal import Terminal
+
+_UNCHANGED = "Nothing has changed for it."
+
+
+class Predecessor:
+    """The Headrace whose place is taken. `address` is where it listens, `held` what it had when asked."""
+
+    def __init__(self, line: Line, address: tuple[str, int], held: Held) -> None:
+        self._line = line
+        self._gave_way = False
+        self.address, self.held = address, held
+
+    @property
+    def pid(self) -> int | None:
+        """Its process."""
+        return self._line.pid
+
+    async def give_way(self, gateway: Gateway) -> None:
+        """From now on `gateway` accepts the clients. Raises HandoverError, and ListenError when it is gone and the address is
+        another's.
+        """
+        try:
+            await self._line.send("sockets")
+            answer, sockets = await self._line.receive("sockets", HELLO_SECONDS)
+        except Gone:
+            await gateway.listen(*self.address)
+            return
+        except TimeoutError:
+            raise HandoverError(f"The running Headrace (pid {self.pid}) does not answer.", _UNCHANGED) from None
+        if why := answer.get("refused"):
+            raise HandoverError(f"The running Headrace (pid {self.pid}) does not give way: {why}.", _UNCHANGED)
+        await gateway.listen_on(sockets)
+        self._gave_way = True
+        with contextlib.suppress(Gone, TimeoutError):  # gone by now: all the same, we listen
+            await self._line.send("listening")
+            await self._line.receive("listening", HELLO_SECONDS)
+
+    async def end(self) -> None:
+        """Until it is gone."""
+        await self._line.end()
+
+    def farewell(self) -> None:
+        """This one is told to stop: one that gave way does not come back for that."""
+        if self._gave_way:
+            self._line.farewell()
+
+    def close(self) -> None:
+        """Hear of it no more."""
+        self.farewell()
+        self._line.close()
+
+
+async def predecessor(kind: Kind, host: str, port: int, terminal: Terminal) -> Predecessor | None:
+    """The Headrace that listens at the address, willing to give way; None when there is none, which is said. Raises
+    HandoverError.
+    """
+    try:
+        hosts = [address for _, address, *_ in await addresses(host)]
+    except OSError:  # a name that leads nowhere: whoever listens there next says so
+        return None
+    address = next((host for host in hosts if path_for(host, port).exists()), hosts[0]), port
+    path = path_for(*address)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    line = Line(connection)
+    try:
+        connection.connect(os.fspath(path))
+        found_one = Predecessor(line, address, await _asked(line, kind, path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        line.close()
+        terminal.say(f"No Headrace at {address[0]}:{port} whose place could be taken: this is a start like any other.")
+        return None
+    except BaseException as error:
+        line.close()
+        if isinstance(error, OSError):
+            raise HandoverError(f"{path} cannot be reached: {error.strerror or error}.") from None
+        raise
+    terminal.say(f"This one will take the place of Headrace (pid {line.pid}), which serves until all is ready here.")
+    return found_one
+
+
+async def _asked(line: Line, kind: Kind, path: Path) -> Held:
+    if (uid := line.uid()) is not None and uid != os.getuid():
+        raise HandoverError(f"What waits at {path} belongs to another user (uid {uid}).", "Start as that user.")
+    try:
+        await line.send("hello", kind=kind)
+        answer, _ = await line.receive("hello", HELLO_SECONDS)
+        if why := answer.get("refused"):
+            raise HandoverError(f"The running Headrace (pid {line.pid}) does not give way: {why}.", _UNCHANGED)
+        return Held(dict(answer["models"]), int(answer["planned"]), int(answer["resident"]))
+    except (Gone, TimeoutError, KeyError, TypeError, ValueError):
+        raise HandoverError(f"What waits at {path} does not answer as a running Headrace does.", RESTART) from None

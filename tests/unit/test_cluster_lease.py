@@ -1,0 +1,138 @@
+"""Who carries a graduation out: one at a time, over the version that was read last, and somebody else once it has gone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from headrace import cluster_lease
+from headrace.cluster_lease import BusyError, Lease, LostError
+from headrace.cluster_record import Record, read
+from headrace.control.graduation import Aim
+from headrace.targets.kubernetes.refusals import ClusterError
+
+RECORD = Record(Aim("chat", "vllm"), "starting", "chat", "chat-b", {"service": "chat"}, {"service": "chat-b"})
+
+
+class Store:
+    """One ConfigMap with a version. `before` is called before the next write reaches it; `deaf`: the answer to it is lost."""
+
+    def __init__(self) -> None:
+        self.object: dict[str, Any] | None = None
+        self.version = 0
+        self.before: Callable[[], None] | None = None
+        self.deaf = False
+
+    def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any] | None:
+        return self.object
+
+    def create(self, path: str, body: dict[str, Any], what: str) -> dict[str, Any]:
+        return self._put(body, None)
+
+    def apply(self, resource: Any, body: dict[str, Any], *, force: bool) -> tuple[dict[str, Any], bool]:
+        return self._put(body, body["metadata"]["resourceVersion"]), False
+
+    def _put(self, body: dict[str, Any], version: str | None) -> dict[str, Any]:
+        before, self.before = self.before, None
+        if before:
+            before()
+        if version != (str(self.version) if self.object else None):
+            error = ClusterError("the object has been modified")
+            error.status = 409
+            raise error
+        self.version += 1
+        self.object = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        if self.deaf:  # as when a proxy repeats a request whose answer was lost
+            self.deaf = False
+            error = ClusterError("conflict")
+            error.status = 409
+            raise error
+        return self.object
+
+    @property
+    def record(self) -> Record:
+        found = read(self.object) if self.object else None
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_lease, "GONE_SECONDS", 0.6)
+
+
+def lease(store: Store, holder: str) -> Lease:
+    return Lease(store, "ai", "graduation-chat", holder)  # type: ignore[arg-type]
+
+
+def test_of_two_that_begin_one_is_refused() -> None:
+    store, one, other = Store(), None, None
+    one, other = lease(store, "one"), lease(store, "other")
+    store.before = lambda: other.begin(RECORD)
+    with pytest.raises(LostError):
+        one.begin(RECORD)
+    assert store.record.holder == "other"
+    with pytest.raises(LostError, match="began that just now"):
+        lease(store, "third").begin(RECORD)
+    other.release()
+    assert store.record.holder == ""
+
+
+def test_one_that_is_over_is_followed_by_the_next() -> None:
+    store = Store()
+    first = lease(store, "one")
+    first.begin(replace(RECORD, phase="done"))
+    first.release()
+    second = lease(store, "two")
+    second.begin(RECORD)
+    second.release()
+    assert store.record.phase == "starting"
+
+
+def test_whoever_lives_keeps_it_and_whoever_is_gone_is_followed(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_lease, "BEAT_SECONDS", 0.05)
+    store, said = Store(), list[str]()
+    one, other = lease(store, "one"), lease(store, "other")
+    one.begin(RECORD)
+    with pytest.raises(BusyError, match="somebody carries that out"):
+        other.take(said.append)
+    one._over.set()  # as by kill -9: it beats no more, and lets nothing go
+    other.take(said.append)
+    assert store.record.holder == "other"
+    assert "one carried it out" in said[0]
+    with pytest.raises(LostError, match="somebody else has taken over here"):
+        one.write(RECORD)
+    other.release()
+
+
+def test_one_that_was_let_go_is_taken_at_once() -> None:
+    store = Store()
+    one = lease(store, "one")
+    one.begin(RECORD)
+    one.release()
+    other = lease(store, "other")
+    other.take(lambda said: pytest.fail(said))
+    other.release()
+
+
+def test_a_wish_to_go_back_is_taken_up_by_whoever_writes_next() -> None:
+    store = Store()
+    one = lease(store, "one")
+    one.begin(RECORD)
+    lease(store, "other").wish_back("other")
+    one.write(one.record.at("comparing", "ready", 1.0) if one.record else RECORD)
+    assert one.record is not None
+    assert (one.record.phase, one.record.abort, one.record.holder) == ("comparing", "asked to go back by other", "one")
+    assert replace(store.record) == one.record
+    one.release()
+
+
+def test_a_write_whose_answer_was_lost_is_known_as_our_own() -> None:
+    store = Store()
+    one = lease(store, "one")
+    one.begin(RECORD)
+    store.deaf = True
+    one.write(one.record.at("comparing", "ready", 1.0) if one.record else RECORD)
+    assert store.record.phase == "comparing"
+    one.release()
