@@ -249,6 +249,7 @@ async def serve(options: Options, terminal: Terminal) -> None:
             before.farewell()
         await stop.unless(_drained(parts, terminal), again=True)
     finally:
+        parts.gateway.close()  # first: what is cut off was taken as well, and `work` writes that down at its end
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         offer.close()

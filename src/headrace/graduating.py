@@ -21,7 +21,7 @@ from headrace.plan import lock as locks
 from headrace.plan.base import Decision, Plan, PlannedModel
 from headrace.plan.here import Here
 from headrace.plan.plan import plan
-from headrace.prepare import fetched, here, obey_lock, this_machine
+from headrace.prepare import fetched, here, in_thread, obey_lock, this_machine
 from headrace.spec.model import ModelSpec, Spec
 from headrace.targets.base import Replica, State
 from headrace.terminal import Terminal
@@ -89,7 +89,7 @@ class _Planner:
         """What the aim comes to. Raises HeadraceError."""
         model = next(model for model in present.models if model.name == aim.model)
         machine = await asyncio.to_thread(this_machine, self.spec)
-        engines_here = here(self.spec, machine)
+        engines_here = await asyncio.to_thread(here, self.spec, machine)
         now = self.present(model)
         self.check(aim, engines_here)
         lock, obeyed = obey_lock(self.spec, self.lock_file, machine, engines_here, self.terminal)
@@ -100,7 +100,7 @@ class _Planner:
         paths = {name: found.path for name, found in weights.items()}
         room = machine if present.memory_bytes is None else replace(machine, memory_free_bytes=present.memory_bytes)
         room = replace(room, cards=present.cards or machine.cards)
-        made = plan(spec, facts, paths, room, engines_here, others)
+        made = await in_thread(lambda: plan(spec, facts, paths, room, engines_here, others))
         if lock:
             made = locks.explained(made, lock, obeyed.kept - {aim.model})
         made = _reasoned(made, aim, now)
@@ -157,7 +157,10 @@ class _Planner:
         for suffix in (".yaml", ".yml"):
             file = self.lock_file.with_suffix(suffix) if self.lock_file else None
             if file is not None and file.is_file():
-                node = yaml.compose(file.read_text("utf-8"), yaml.SafeLoader)
+                try:
+                    node = yaml.compose(file.read_text("utf-8", "replace"), yaml.SafeLoader)
+                except yaml.YAMLError:  # it was changed since it is served
+                    return ""
                 for name in ("models", model, key):
                     pairs = node.value if isinstance(node, yaml.MappingNode) else ()
                     node = next((value for found, value in pairs if found.value == name), None)

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from headrace.changed import stamp
 from headrace.gateway.accounts import Account, Key, Use
@@ -103,7 +104,9 @@ class Source:
         if self._store is not None and (signature := stamp(self._store.path)) != self._signature:
             self._signature = signature
             try:
-                self.keys = Keys(payable(self._store.keys(), self._currency), self.keys)
+                found = payable(self._store.keys(), self._currency)
+                self._share()  # also what those took that are revoked: they may be made again
+                self.keys = Keys(found, self.keys)
             except KeysError as error:
                 self._say(f"The keys stay as they were: {error}")
             else:
@@ -148,7 +151,7 @@ def begin(
 
 async def follow(source: Source, gateway: Gateway, audit: Audit | None = None) -> None:
     """Keep the gateway's keys as the source has them, and what they took on record and shared, until cancelled."""
-    sharing = asyncio.create_task(source.shared.run()) if source.shared is not None else None
+    sharing = watched(source.shared.run()) if source.shared is not None else None
     try:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -160,6 +163,13 @@ async def follow(source: Source, gateway: Gateway, audit: Audit | None = None) -
         if sharing is not None:
             sharing.cancel()
             await asyncio.gather(sharing, return_exceptions=True)
+
+
+def watched(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that nobody waits for before the end: what it fails with is a bug, told at once by the loop's handler."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: None if done.cancelled() else done.result())
+    return task
 
 
 def from_environment(variable: str, environment: Mapping[str, str]) -> list[Key]:

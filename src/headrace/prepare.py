@@ -83,18 +83,22 @@ async def decided(
     *,
     offline: bool,
 ) -> Decided:
-    """Fetch the weights and decide; nothing is written but the cache. Raises as `prepared`."""
-    others = artifacts(obeyed.spec)
+    """Fetch the weights and decide; nothing is written but the cache. Requests are served meanwhile. Raises as `prepared`."""
+    others = await in_thread(lambda: artifacts(obeyed.spec))
     weights = await fetched(obeyed.spec, terminal, engines_here, offline=offline, leave=frozenset(others))
-    facts = {name: of(found) for name, found in weights.items()}
-    paths = {name: found.path for name, found in weights.items()}
-    made = plan(obeyed.spec, facts, paths, machine_here, engines_here, others)
-    if lock:
-        made = locks.explained(made, lock, obeyed.kept)
-    sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
-    sources |= {name: spec.models[name].source or "" for name in others}
-    measured_here = locks.tuned(lock, obeyed.kept)
-    return Decided(made, locks.write(made, spec, sources, machine_here, __version__, measured_here) if sources else "")
+
+    def work() -> Decided:
+        facts = {name: of(found) for name, found in weights.items()}
+        paths = {name: found.path for name, found in weights.items()}
+        made = plan(obeyed.spec, facts, paths, machine_here, engines_here, others)
+        if lock:
+            made = locks.explained(made, lock, obeyed.kept)
+        sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
+        sources |= {name: spec.models[name].source or "" for name in others}
+        measured_here = locks.tuned(lock, obeyed.kept)
+        return Decided(made, locks.write(made, spec, sources, machine_here, __version__, measured_here) if sources else "")
+
+    return await in_thread(work)
 
 
 def _say_dropped(lock: locks.Lock | None, terminal: Terminal) -> None:

@@ -11,6 +11,7 @@ LARGEST_BYTES = 2 * 1024 * 1024
 """A ConfigMap holds 1 MiB."""
 
 _FIXED = ("namespace", "service", "scaler")
+_FIXED_OF_GATEWAY = ("listen", "keys", "tls", "log", "redis", "currency")
 """What a running gateway cannot change: the pods are made anew for it."""
 
 log = logging.getLogger("headrace")
@@ -73,7 +74,7 @@ class Reloaded:
 def _kept(file: GatewayFile, now: GatewayFile) -> GatewayFile:
     """The file without changes that this process cannot make."""
     changed = [name for name in _FIXED if getattr(file, name) != getattr(now, name)]
-    fixed = {name: getattr(now.gateway, name) for name in ("listen", "keys", "tls")}
+    fixed = {name: getattr(now.gateway, name) for name in _FIXED_OF_GATEWAY}
     changed += [f"gateway.{name}" for name, value in fixed.items() if getattr(file.gateway, name) != value]
     if changed:
         log.warning("%s of the file changed, which takes new pods: it stays as it is here", ", ".join(changed))

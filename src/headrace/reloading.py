@@ -74,6 +74,8 @@ class Reload:
     story: list[tuple[float, str]] = field(default_factory=list)
     fetching: tuple[str, int, int | None] | None = None
     """What is fetched: which weights, bytes so far, bytes in all."""
+    models: list[str] = field(default_factory=list)
+    """Those that it waits for."""
     error: str = ""
     exit_code: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -98,7 +100,8 @@ class _Listened(Terminal):
 
 
 class Reloads:
-    """Reloads of one file (None: no file is served), one at a time. `spec` is what is in force; `parts` are set once it runs.
+    """Reloads of one file (None: no file is served), one at a time; once what one made is in force, another may correct it, for
+    it may never come true. `spec` is what is in force; `parts` are set once it runs.
 
     Raises UsageError for a key of a server elsewhere that the environment does not have.
     """
@@ -120,12 +123,16 @@ class Reloads:
         if self._file is None:
             raise UsageError("This gateway serves a model without a file, so there is none to read again.", "headrace serve FILE")
         file = self._file if wish.file is None else Path(wish.file)
-        if not _same(file.parent, self._file.parent) or file.suffix not in (".yaml", ".yml"):
+        if "\0" in str(file) or not _same(file.parent, self._file.parent) or file.suffix not in (".yaml", ".yml"):
             fix = "Another version of it has to be a .yaml beside it; any other file takes a start of its own."
             raise UsageError(f"This gateway serves {self._file}, not {file}.", fix)
-        if why := self.under_way or self.parts.busy():
+        corrects = self._newest is not None and self._newest.phase == "changing" and not wish.dry_run
+        if why := ("" if corrects else self.under_way) or self.parts.busy():
             raise UsageError(f"The file is not read again now: {why}.", "Ask again once that is over.")
-        self._newest = Reload(wish.dry_run)
+        if self._task is not None:
+            self._task.cancel()  # if it is not over, what it made is in force, and it only looks on
+        unfinished = self._newest.models if corrects and self._newest else []
+        self._newest = Reload(wish.dry_run, models=list(unfinished))
         self._task = asyncio.create_task(self._run(self._newest, file))
 
     @property
@@ -192,15 +199,16 @@ class Reloads:
         if served and self._lock_file is not None and made.lock:
             await asyncio.to_thread(keep_lock, self._lock_file, made.lock, self._terminal)
         self._apply(spec, plan, keys, found)
+        one.models = list(dict.fromkeys([*one.models, *(change.model for change in found)]))
         one.phase = "changing"
-        await self._until_so(one, [change.model for change in found])
+        await self._until_so(one, one.models)
 
     async def _decided(self, spec: Spec, present: Plan, terminal: Terminal, *, offline: bool) -> Decided:
         """The plan for the new spec beside what runs, and its lock; nothing is changed yet. Raises HeadraceError."""
         machine = await asyncio.to_thread(this_machine, spec)
-        engines_here = here(spec, machine)
+        engines_here = await asyncio.to_thread(here, spec, machine)
         check_installed(spec, engines_here)
-        free = machine.memory_free_bytes + in_memory(self.parts.loop.replicas)
+        free = min(machine.memory_bytes, machine.memory_free_bytes + in_memory(self.parts.loop.replicas))
         if spec.memory_limit is not None:
             free = min(free, spec.memory_limit)
         if spec.memory_limit == self.spec.memory_limit and present.memory_bytes is not None:

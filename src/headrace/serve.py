@@ -32,7 +32,7 @@ from headrace.handover.line import NOTHING, Held
 from headrace.handover.offer import Offer
 from headrace.handover.predecessor import Predecessor, predecessor
 from headrace.handover.serving import alone, held, take_over
-from headrace.keys import begin, follow
+from headrace.keys import begin, follow, watched
 from headrace.observing import observe
 from headrace.plan.base import Plan, PlannedModel
 from headrace.plan.explain import explain
@@ -183,7 +183,7 @@ def _front(spec: Spec, options: Options, terminal: Terminal, leaving: contextlib
     admin.graduations.keyed = admin.reloading.keyed = clients is not None
     leaving.callback(observe(gateway, spec.gateway.log, os.environ, terminal.say))
     if clients is not None:
-        leaving.push_async_callback(_over, asyncio.create_task(follow(clients, gateway, audit)))
+        leaving.push_async_callback(_over, watched(follow(clients, gateway, audit)))
     what_if = _what_if(spec, options)
     leaving.push_async_callback(what_if.worker.close)
     Dashboard(Sight(admin, view, history_of(spec), spec.usd_per_hour, what_if)).mount()

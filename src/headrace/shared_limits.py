@@ -76,10 +76,11 @@ class SharedLimits:
             while self._waiting:
                 asked, self._waiting = self._waiting, []
                 accounts = list({id(account): account for account, _ in asked}.values())
-                if self.answers:
-                    await self._sync(accounts)
-                for _, then in asked:
-                    then()
+                try:
+                    if self.answers:
+                        await self._sync(accounts)
+                finally:
+                    _go_on_all(then for _, then in asked)
                 self._forget(accounts)
         finally:
             self._asking = None
@@ -178,9 +179,8 @@ class SharedLimits:
         self._say(f"Redis at {self._spec.url} answers again: the limits of keys are shared.")
 
     async def _give_back(self) -> None:
-        for _, then in self._waiting:
-            then()
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
+        _go_on_all(then for _, then in waiting)
         if self.answers:
             held = [account for account in self._accounts() if account.leases]
             for account in held:
@@ -189,6 +189,16 @@ class SharedLimits:
                 await self._sync(held)
         with contextlib.suppress(*self._errors):
             await self._client.aclose()
+
+
+def _go_on_all(waiting: Iterable[Callable[[], None]]) -> None:
+    """Whatever becomes of one of them: nothing else would end the others' wait."""
+    for then in waiting:
+        try:
+            then()
+        except Exception as error:
+            said = {"message": "a request that waited for its limits failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(said)
 
 
 def _silent(account: Account) -> bool:

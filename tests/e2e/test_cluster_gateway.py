@@ -17,6 +17,8 @@ import grpc
 import pytest
 
 from headrace.keda import messages
+from headrace.key_store import Store, Stored
+from headrace.keys import Uses, this_month
 from headrace.targets.http import Answer, ask, get
 from headrace.testing.api_server import FakeApiServer, endpoint_slice
 from tests.unit.gateway.engines import Gate, Script, ScriptedEngine, answers, eventually
@@ -290,6 +292,22 @@ async def test_gateways_share_slots_and_any_of_them_tells_keda_of_all(cluster: C
     assert (await one.model())["load"]["waiting"] == 1  # its half of the slots is full
     gate.let(4)
     assert {(await each).status for each in asking} == {200}
+
+
+async def test_what_is_cut_off_at_the_end_was_taken_as_well(cluster: Cluster) -> None:
+    keys, gate = cluster.folder / "keys.json", Gate()
+    secret = Store(keys).add(Stored("search", ""))
+    await cluster.pod("chat-1", gate)
+    gateway = await cluster.gateway(gateway={"listen": "127.0.0.1:0", "drain": 60, "keys": f"file:{keys}"}, scaler=None)
+    await gateway.listens()
+    asked = asyncio.create_task(ask(gateway.address, "POST", "/v1/chat/completions", BODY, 60, secret))
+    await eventually(lambda: cluster.engines[0].asked, "it is being answered")
+    gateway.process.send_signal(signal.SIGTERM)
+    await gateway.says("Draining: 1 requests")
+    gateway.process.send_signal(signal.SIGTERM)
+    assert (await asked).status == 503
+    assert await gateway.process.wait() == 0
+    assert Uses(keys).read(this_month())["search"].requests == 1
 
 
 async def _load(channel: Any, request: Any) -> int | None:

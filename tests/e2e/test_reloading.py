@@ -125,7 +125,7 @@ async def test_without_room_for_both_the_old_one_drains_first_and_requests_wait(
         write(tmp_path, limited.replace("CONTEXT", "1024"))
         reloading = asyncio.create_task(asyncio.to_thread(reload, served))
         await asyncio.to_thread(eventually, lambda: served.status("chat")["phase"] == "loading", "the old one drains", 60)
-        assert await asyncio.to_thread(refused, served, "/admin/reload", {}) == (409, "cannot_reload")
+        assert await asyncio.to_thread(refused, served, "/admin/reload", {"dry_run": True}) == (409, "cannot_reload")
         move = {"model": "chat", "to": "openvino"}
         assert await asyncio.to_thread(refused, served, "/admin/graduations", move) == (409, "cannot_graduate")
         asked += [asyncio.create_task(stream(client, "chat", number)) for number in range(4)]

@@ -110,16 +110,21 @@ def test_a_file_that_is_gone_for_a_while_is_told_of_once(mounted: Mounted) -> No
     assert reloaded.again(first) is not None
 
 
+FIXED = {"listen": "0.0.0.0:1", "log": "stdout", "redis": "redis://cache", "currency": "EUR"}
+
+
 def test_what_takes_new_pods_stays_as_it_is(mounted: Mounted, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "headrace")
     reloaded = Reloaded(mounted.file, {})
     first = reloaded.first()
-    mounted.turn(text(namespace="other", scaler={"port": 1}, gateway={"listen": "0.0.0.0:1", "drain": 5}))
+    mounted.turn(text(namespace="other", scaler={"port": 1}, gateway={**FIXED, "drain": 5}))
     second = reloaded.again(first)
     assert second is not None
     assert (second.namespace, second.scaler, second.gateway.listen) == (first.namespace, None, first.gateway.listen)
     assert second.gateway.drain == 5
-    assert "namespace, scaler, gateway.listen of the file changed, which takes new pods" in caplog.text
+    names = ", ".join(f"gateway.{name}" for name in FIXED)
+    assert f"namespace, scaler, {names} of the file changed, which takes new pods" in caplog.text
+    assert [getattr(second.gateway, name) for name in FIXED] == [getattr(first.gateway, name) for name in FIXED]
 
 
 def test_a_key_that_the_environment_lacks_is_named_and_the_file_not_taken(mounted: Mounted) -> None:

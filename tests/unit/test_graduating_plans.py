@@ -150,6 +150,14 @@ def test_what_the_next_start_would_take_back_is_refused_with_its_line(aim: Aim, 
         _Planner(spec, tmp_path / "headrace.lock", Terminal(), True).check(aim, here(spec))
 
 
+@pytest.mark.parametrize("text", [b"models: {chat: [", b"\xff\xfe", b"models: {chat: 7}"])
+def test_a_file_that_was_broken_meanwhile_only_costs_the_line(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "headrace.yaml").write_bytes(text)
+    spec = loads(FILE, check_source=parse)
+    with pytest.raises(UsageError, match=r"^models\.chat\.engine says llamacpp"):
+        _Planner(spec, tmp_path / "headrace.lock", Terminal(), True).check(Aim("chat", "openvino"), here(spec))
+
+
 def test_another_format_or_revision_is_another_source() -> None:
     spec = loads("models: {chat: {source: 'hf:org/name@abc:Q8_0'}}", check_source=parse)
     model = spec.models["chat"]

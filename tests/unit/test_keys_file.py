@@ -1,5 +1,6 @@
 """The file of keys: what is in it, who may read it, what happens when it changes or breaks; and use kept from run to run."""
 
+import asyncio
 import errno
 import json
 import stat
@@ -11,7 +12,7 @@ from headrace.cli import main
 from headrace.errors import UsageError
 from headrace.gateway.accounts import Use
 from headrace.key_store import KeysError, Store, Stored
-from headrace.keys import Source, Uses, from_environment, this_month
+from headrace.keys import Source, Uses, from_environment, this_month, watched
 
 
 def made(path: Path, name: str = "search", **limits) -> str:
@@ -167,7 +168,7 @@ def test_where_prices_are_missing_is_said_when_a_budget_is_made(tmp_path, capsys
 # ---- what was taken, when its file is lost
 
 
-@pytest.mark.parametrize("spoilt", [None, "{", '{"month": "%s", "keys": {"search": [Infinity, 1, 1]}}' % this_month()])
+@pytest.mark.parametrize("spoilt", [None, "{", '{"month": "MONTH", "keys": {"search": [Infinity, 1, 1]}}'])
 def test_use_whose_file_is_lost_or_spoilt_stays_taken(tmp_path, spoilt):
     path, file = tmp_path / "keys.json", tmp_path / "keys.use.json"
     made(path)
@@ -177,11 +178,22 @@ def test_use_whose_file_is_lost_or_spoilt_stays_taken(tmp_path, spoilt):
         source.save()
     one.save()
     taken = one.keys.accounts["search"].use
-    file.unlink() if spoilt is None else file.write_text(spoilt)
+    file.unlink() if spoilt is None else file.write_text(spoilt.replace("MONTH", this_month()))
     for source in (one, two, one):
         source.save()
     assert one.keys.accounts["search"].use == two.keys.accounts["search"].use == taken
     assert Uses(path).read(this_month())["search"] == taken
+
+
+def test_a_key_that_is_made_again_has_used_what_it_used_to_the_last(tmp_path):
+    path = tmp_path / "keys.json"
+    made(path)
+    source = Source(f"file:{path}", {}, print)
+    source.first().accounts["search"].use = Use(4, 40, 4)
+    for change in (lambda: Store(path).revoke("search"), lambda: made(path)):
+        change()
+        source.again()
+    assert source.keys.accounts["search"].use == Use(4, 40, 4)
 
 
 def test_use_that_cannot_be_read_is_not_written_over(tmp_path, monkeypatch, capsys):
@@ -200,3 +212,17 @@ def test_use_that_cannot_be_read_is_not_written_over(tmp_path, monkeypatch, caps
     assert file.read_text() == before
     source.save()
     assert source.keys.accounts["search"].use == Use(31, 110, 55)
+
+
+async def test_what_a_task_that_nobody_waits_for_fails_with_is_told_at_once():
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: told.append(what["exception"]))
+
+    async def fails():
+        raise IndexError
+
+    tasks = [watched(fails()), watched(asyncio.sleep(600))]
+    await asyncio.wait(tasks[:1])
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(error) for error in told] == [IndexError]

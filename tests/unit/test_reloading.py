@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from headrace.errors import UsageError
 from headrace.facts.hardware import Machine
 from headrace.gateway.gateway import Limits
 from headrace.plan.base import Plan, PlannedModel
+from headrace.plan.plan import plan
 from headrace.prepare import Decided
-from headrace.reloading import Parts, Reloads
+from headrace.reloading import LOOK_SECONDS, Parts, Reloads
 from headrace.spec.load import load, loads
 from headrace.targets.base import Replica, State
 from headrace.terminal import Terminal
@@ -167,6 +169,11 @@ async def test_one_that_does_not_come_true_can_be_corrected(world: World, monkey
             await asyncio.sleep(0.01)
         with pytest.raises(UsageError, match="a reload began"):
             world.reloads.asked(b'{"dry_run": true}')
+        world.reloads.asked(b"{}")  # the same again: it is not so yet
+        while (world.reloads.shown() or {})["phase"] != "changing":
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(3 * LOOK_SECONDS)
+        assert (world.reloads.shown() or {})["phase"] == "changing"
     over = await world.over(BEFORE)
     assert (over["phase"], over["changes"][0]) == ("done", "- near: served no more; its replicas answer what they have and go")
 
@@ -187,9 +194,22 @@ async def test_more_memory_than_the_machine_has_is_never_planned_with(world: Wor
     assert seen[0].memory_free_bytes <= seen[0].memory_bytes
 
 
+async def test_planning_does_not_hold_up_who_is_served_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[threading.Thread] = []
+
+    def noting(*given: Any) -> Plan:
+        planned.append(threading.current_thread())
+        return plan(*given)
+
+    monkeypatch.setattr("headrace.prepare.plan", noting)
+    assert (await world.over(AFTER))["phase"] == "done"
+    assert planned
+    assert threading.main_thread() not in planned
+
+
 async def test_only_the_file_that_is_served_is_read(world: World, tmp_path: Path) -> None:
     """A request names no file of the machine to be looked into."""
-    for file in ("/etc/passwd", "/tmp/somebodys.yaml", f"{tmp_path}/headrace.lock", f"{tmp_path}/../other.yaml"):
+    for file in ("/etc/passwd", "/tmp/somebodys.yaml", f"{tmp_path}/headrace.lock", f"{tmp_path}/../other.yaml", "/tmp\0/a.yaml"):
         with pytest.raises(UsageError, match=r"serves .*headrace\.yaml, not "):
             world.reloads.asked(msgspec.json.encode({"file": file}))
     with pytest.raises(UsageError, match="without a file"):

@@ -223,3 +223,71 @@ async def test_a_wrong_password_is_an_absence_and_a_right_one_is_taken(tmp_path:
 def test_a_password_that_is_not_there_is_said() -> None:
     with pytest.raises(UsageError, match="no NOT_THERE"):
         SharedLimits(RedisSpec(url="redis://127.0.0.1:1", password="env:NOT_THERE"), {}, print)
+
+
+def renewed(front: Front, after: Key | None) -> None:
+    """The file of keys has another key, or none, by that name."""
+    front.keys = Keys([after] if after else [], front.keys)
+    if after:
+        front.account = front.keys.accounts[after.name]
+        front.account.in_month("2026-11")
+
+
+@pytest.mark.parametrize("between", [None, key(rpm=100)])
+async def test_a_key_made_again_or_a_limit_it_has_again_forgets_nothing(redis: Redis, between: Key | None) -> None:
+    front, other = Front(redis, key(budget=1000)), Front(redis, key(budget=1000))
+    for _ in range(20):
+        assert await front.request()
+        front.ended()
+    await until(lambda: front.account.leases["budget"].used == 200, "it is told")
+    renewed(front, between)
+    renewed(front, key(budget=1000))
+    assert await front.request()
+    front.ended()
+    assert await other.request()
+    await until(lambda: other.account.leases["budget"].used >= 210, "what was taken before counts")
+    for each in (front, other):
+        await each.close()
+
+
+@pytest.mark.parametrize("made_again", [True, False])
+async def test_a_budget_in_money_starts_from_what_was_paid_not_from_tokens(redis: Redis, made_again: bool) -> None:
+    front = Front(redis, key(budget=Money(10**9, "USD")))
+    price = Price(1000.0, 0.0, 0.0)
+    for _ in range(3):
+        assert await front.request(price)
+        front.ended()
+    await until(lambda: front.account.leases["budget"].used == 3 * 10**7, "it is told")
+    if made_again:
+        renewed(front, None)
+    renewed(front, key(budget=1000))
+    assert await front.request(price), "10 millions of billionths are not so many tokens"
+    await front.close()
+
+
+async def test_what_was_taken_of_a_budget_while_redis_was_out_of_reach_is_told_to_it(redis: Redis) -> None:
+    front, other = Front(redis, key(budget=1000)), Front(redis, key(budget=1000))
+    assert await front.request()
+    await front.shared._away(OSError("cut off"))  # of this one only: Redis itself forgets nothing
+    for _ in range(30):
+        assert await front.request()
+    for _ in range(31):
+        front.ended()
+    await until(lambda: front.shared.answers, "it is back")
+    await until(lambda: front.account.leases["budget"].used == 310, "it is told")
+    assert await other.request()
+    assert other.account.leases["budget"].used == 310
+    assert front.account.leases["budget"].left + other.account.leases["budget"].left <= 1000 - 310
+    for each in (front, other):
+        await each.close()
+
+
+async def test_a_bug_in_one_request_leaves_no_other_waiting(redis: Redis) -> None:
+    front, told, done = Front(redis, key(rpm=5)), [], asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: told.append(what["exception"]))
+    front.shared.ask(front.account, lambda: [][0])
+    front.shared.ask(front.account, done.set)
+    async with asyncio.timeout(SOON_SECONDS):
+        await done.wait()
+    assert [type(error) for error in told] == [IndexError]
+    await front.close()

@@ -1,5 +1,6 @@
 """Signals of what is asked: cold starts, context that nobody uses, prompts that begin alike."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from headrace.advice.base import (
@@ -92,5 +93,5 @@ def _longest(requests: Sequence[Request]) -> int:
 
 
 def _asleep(looks: Sequence[Sample], at: float) -> bool:
-    before = [one for one in looks if one.at <= at]
-    return bool(before) and before[-1].ready == 0
+    place = bisect_right(looks, at, key=lambda one: one.at)
+    return place > 0 and looks[place - 1].ready == 0

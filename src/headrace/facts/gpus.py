@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 
 from headrace.facts import catalogue
 from headrace.facts.hardware import Card, Gpu
@@ -82,7 +83,7 @@ def _row(line: str) -> _Row:
         raise ValueError(f'nvidia-smi says "{line.strip():.80}", which is not understood')
     index, name, uuid, *numbers, mig = values
     total, free, used, capability = map(_number, numbers)
-    if total is None:  # GPUs that share the machine's memory (GB10) have none of their own
+    if not total:  # GPUs that share the machine's memory (GB10) have none of their own
         raise ValueError(f"nvidia-smi does not tell the memory of {name}")
     return _Row(index, name, uuid, round(total * _MIB), _bytes(free), _bytes(used), capability, mig == "Enabled")
 
@@ -90,9 +91,10 @@ def _row(line: str) -> _Row:
 def _number(text: str) -> float | None:
     """None for `[N/A]`, `[Not Supported]`, `[Insufficient Permissions]`."""
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
         return None
+    return found if isfinite(found) else None
 
 
 def _bytes(mebibytes: float | None) -> int | None:

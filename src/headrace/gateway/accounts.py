@@ -93,6 +93,7 @@ class Account:
     )  # fmt: skip
 
     def __init__(self, key: Key, *, shares: bool = False) -> None:
+        self.key = key
         self._buckets: tuple[Bucket, ...] = ()
         self._tokens: Bucket | None = None
         """One of them."""

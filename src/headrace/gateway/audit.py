@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -115,7 +116,12 @@ def _what(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
     plain = {name[:LONGEST]: each for name, each in list(value.items())[:20] if isinstance(each, (str, int, float, type(None)))}
-    return {name: each[:LONGEST] if isinstance(each, str) else each for name, each in plain.items()}
+    return {name: each[:LONGEST] if isinstance(each, str) else _finite(each) for name, each in plain.items()}
+
+
+def _finite(value: float | None) -> float | str | None:
+    """The number, as text where JSON has none for it: Python reads NaN and 1e999."""
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _outcome(status: int, said: bytes) -> str:

@@ -93,7 +93,7 @@ class Certificate:
         _, not_after = _validity(self._files["cert"], texts["cert"])
         if "PRIVATE KEY-----" not in texts["key"]:
             raise _wrong("key", self._files["key"], "has no private key in PEM")
-        if stat.S_IMODE(os.stat(self._files["key"]).st_mode) & stat.S_IROTH:
+        if _open_to_all(self._files["key"]):
             self._say(f"! {self._files['key']} can be read by every user of this machine. Run: chmod o-r {self._files['key']}")
         return self._context(), not_after
 
@@ -129,6 +129,13 @@ class _Locked:
     def password(self) -> str:
         self.asked = True
         return ""
+
+
+def _open_to_all(path: Path) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH)
+    except OSError:  # turned to another since it was read: the next look sees that
+        return False
 
 
 def _text(part: Part, path: Path) -> str:

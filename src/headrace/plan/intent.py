@@ -68,7 +68,7 @@ def parse(text: str, intent: Intent = Intent()) -> Intent:
             numbers: dict[str, Any] = {key: _count(key, value)}
             intent = replace(intent, **numbers)
         elif key in _SECONDS:
-            seconds: dict[str, Any] = {key: parse_duration(value)}
+            seconds: dict[str, Any] = {key: _limit(key, value)}
             intent = replace(intent, **seconds)
         else:
             near = get_close_matches(key, (*_NUMBERS, *_SECONDS), 1)
@@ -82,6 +82,12 @@ def parse(text: str, intent: Intent = Intent()) -> Intent:
         fitting = max(1, intent.context * intent.prompt // (intent.prompt + intent.output))
         return replace(intent, prompt=fitting, output=max(1, intent.context - fitting))
     return intent
+
+
+def _limit(key: str, text: str) -> float:
+    if not (seconds := parse_duration(text)):
+        raise ValueError(f'{key}: "{text}" is not above 0; write 500ms')
+    return seconds
 
 
 def _count(key: str, text: str) -> int:

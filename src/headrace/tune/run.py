@@ -79,6 +79,7 @@ class Runs:
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
         with suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread
             for number in numbers:
                 loop.add_signal_handler(number, self.interrupt)
@@ -88,6 +89,8 @@ class Runs:
             for number in numbers:
                 with suppress(NotImplementedError, RuntimeError, ValueError):
                     loop.remove_signal_handler(number)
+                    # The loop leaves the system's own: it would end us before what was stopped for the tune is given back.
+                    signal.signal(number, before[number] or signal.SIG_DFL)
 
     def _of(self, run: float) -> Length:
         return Length(course.warmup_seconds(run), run)

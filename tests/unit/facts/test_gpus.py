@@ -77,6 +77,8 @@ def test_cuda_visible_devices_is_respected(tmp_path: Path, visible: str | None, 
     [
         (DRIVER_ERROR, 9, "No GPU is used: nvidia-smi failed with code 9: NVIDIA-SMI has failed because it couldn't"),
         ('Field "compute_cap" is not a valid field to query.', 2, "failed with code 2: Field"),  # a driver of 2020
+        ("0, X, GPU-1, 0, 0, 0, 7.5, [N/A]", 0, "No GPU is used: nvidia-smi does not tell the memory of X."),
+        ("0, X, GPU-1, inf, 0, 0, 7.5, [N/A]", 0, "No GPU is used: nvidia-smi does not tell the memory of X."),
         ("Segmentation fault", 0, 'nvidia-smi says "Segmentation fault", which is not understood.'),
         ("0, NVIDIA L4, GPU-1, [N/A], [N/A], [N/A], 8.9, [N/A]", 0, "does not tell the memory of NVIDIA L4."),
         ("0, NVIDIA L4, GPU-1, 23034", 0, "which is not understood."),

@@ -6,7 +6,7 @@ from hashlib import sha256
 import pytest
 
 from headrace.gateway.accounts import Key
-from headrace.gateway.audit import Audit, Audited, asker
+from headrace.gateway.audit import Audit, Audited, _what, asker
 from headrace.gateway.keys import Keys
 
 from .clients import get, request
@@ -121,3 +121,9 @@ async def test_a_record_that_cannot_be_kept_is_said_and_stops_nothing(world, pag
 )
 def test_without_keys_it_is_said_where_somebody_was(client, who):
     assert asker({"headrace.account": None, "client": client}) == who
+
+
+@pytest.mark.parametrize("body", [b'{"patience": NaN}', b'{"patience": -Infinity}', b'{"patience": 1e999}'])
+def test_a_line_is_json_whatever_was_asked(body):
+    """Python reads numbers that JSON does not have, and would write them."""
+    assert isinstance(json.loads(json.dumps(_what(body), allow_nan=False))["patience"], str)

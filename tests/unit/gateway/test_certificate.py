@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.gateway import certificate as certificates
 from headrace.gateway.certificate import SOON_SECONDS, Certificate, CertificateError
 from headrace.gateway.x509 import validity
 from headrace.spec.tls import TlsSpec
@@ -86,6 +87,30 @@ def test_what_cannot_be_shown_is_refused_with_the_file_and_the_cause(files, issu
     with pytest.raises(CertificateError) as error:
         Certificate(files, said.append)
     assert says.format(crt=files.cert, key=files.key) in str(error.value)
+
+
+def test_files_that_go_while_they_are_read_leave_what_there_was(files, issued, tmp_path, said, monkeypatch):
+    now, read = time.time(), certificates._text
+    certificate = Certificate(files, said.append, lambda: now)
+    before = certificate.context
+
+    def turning(part, path):
+        text = read(part, path)
+        if part == "key":
+            path.unlink()
+        return text
+
+    monkeypatch.setattr(certificates, "_text", turning)
+    turn(tmp_path, issued, "second")
+    now += 2
+    certificate.look()
+    assert certificate.context is before
+    assert "stays as it was" in said[-1]
+    monkeypatch.undo()
+    turn(tmp_path, issued, "second")
+    now += 2
+    certificate.look()
+    assert "another certificate is in force" in said[-2]
 
 
 def test_a_certificate_says_what_openssl_says_of_it(issued):

@@ -30,6 +30,8 @@ def test_text_becomes_an_intent(text: str, intent: Intent) -> None:
         ("users=many", "users"),
         ("ttft=fast", "duration"),
         ("users=-1", "above 0"),
+        ("ttft=0s", "ttft: .* above 0"),  # nothing is that fast, and how far it is missed is a ratio
+        ("tpot=0ms", "tpot: .* above 0"),
         ("context=300,prompt=400", "less than prompt and output"),  # what was said is not changed silently
     ],
 )

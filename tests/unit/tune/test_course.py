@@ -1,11 +1,14 @@
 """A whole tune: the best wins, what fails is recorded, an interrupted one changes nothing; and single trials on a fake engine."""
 
 import asyncio
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from headrace.engines import llamacpp
 from headrace.engines.base import Installed, Launch, Placement
@@ -135,6 +138,22 @@ async def test_an_interrupted_tune_changes_nothing_and_the_next_goes_on_from_it(
     searched = [trial.candidate for trial in again.trials if not trial.turn and not trial.name]
     assert len(searched) == len(set(searched))
     assert again.verdict.winner is not None
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_signals_mean_afterwards_what_they_meant_before(tmp_path: Path, run: Callable[[Coroutine[Any, Any, Runs]], Runs]) -> None:
+    """SIGTERM after the last trial still gives back what was stopped for the tune."""
+    heard: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, frame: heard.append(number)) for number in numbers}
+    try:
+        run(Tune(tmp_path, lambda placement: 100.0).run())
+        for number in numbers:
+            signal.raise_signal(number)
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+    assert heard == list(numbers)
 
 
 async def test_a_run_lasts_as_long_as_an_answer_of_the_fastest(tmp_path: Path) -> None:
