@@ -55,6 +55,10 @@ def found(
         return Found((), (f"No GPU is used: {error}.", *others))
 
 
+_INFOROM = 14
+"""nvidia-smi's exit code beside a warning that a card's infoROM is corrupted: all else that it says is true."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
     """One line of nvidia-smi; bytes that it does not tell are None."""
@@ -71,7 +75,7 @@ class _Row:
 
 def _rows(text: str) -> list[_Row]:
     """The lines of the query. Raises ValueError for any that is not understood; none where there are no devices."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("WARNING:")]
     if lines and lines[0].startswith("No devices were found"):
         return []
     return [_row(line) for line in lines]
@@ -197,7 +201,7 @@ def _said(argv: list[str], longest_seconds: float) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the driver cannot even be killed
             process.communicate(timeout=1)
         raise ValueError(f"nvidia-smi did not answer within {longest_seconds:g} s") from None
-    if process.returncode:
+    if process.returncode not in (0, _INFOROM):
         words = " ".join(said.split())
         raise ValueError(f"nvidia-smi failed with code {process.returncode}: {words.rstrip('.'):.200}")
     return said

@@ -102,6 +102,11 @@ def test_an_nvidia_smi_that_hangs_is_given_up(tmp_path: Path) -> None:
 
 def test_no_devices_and_no_program_are_nothing_to_speak_of(tmp_path: Path) -> None:
     assert look(tmp_path, nvidia_smi(tmp_path / "bin", "No devices were found")) == Found()
+
+
+def test_a_warning_beside_the_rows_takes_no_card_away(tmp_path):
+    said = f"{RTX_4090}\nWARNING: infoROM is corrupted at gpu 0000:3B:00.0"
+    assert look(tmp_path, nvidia_smi(tmp_path / "bin", said, code=14)) == look(tmp_path, nvidia_smi(tmp_path / "b", RTX_4090))
     assert look(tmp_path, str(tmp_path / "empty")) == Found()
 
 
