@@ -271,7 +271,7 @@ async def test_draining_accepts_no_new_connections(world):
     await client.send(chat())
     await eventually(lambda: world.running == 1, "one runs")
     drained = world.loop.create_task(world.gateway.drain(10))
-    await eventually(lambda: world.gateway.draining and not world.gateway._server.is_serving(), "it does not listen")
+    await eventually(lambda: world.gateway.draining and not world.gateway.door.sockets, "it does not listen")
     with pytest.raises(ConnectionRefusedError):
         await world.client()
     gate.let()
