@@ -1,17 +1,21 @@
 """The next one's side of a handover: find the running one, and take its place when everything is ready."""
 
+import asyncio
 import contextlib
 import os
 import socket
 from pathlib import Path
+from time import monotonic
 
-from headrace.gateway.door import addresses
+from headrace.gateway.door import ListenError, addresses
 from headrace.gateway.gateway import Gateway
 from headrace.handover.line import HELLO_SECONDS, RESTART, Gone, HandoverError, Held, Kind, Line
 from headrace.handover.place import path_for
 from headrace.terminal import Terminal
 
 _UNCHANGED = "Nothing has changed for it."
+_CLOSING_SECONDS = 5.0
+"""Longest that the kernel takes to close all that a killed process had open."""
 
 
 class Predecessor:
@@ -35,7 +39,7 @@ class Predecessor:
             await self._line.send("sockets")
             answer, sockets = await self._line.receive("sockets", HELLO_SECONDS)
         except Gone:
-            await gateway.listen(*self.address)
+            await _listen(gateway, self.address)
             return
         except TimeoutError:
             raise HandoverError(f"The running Headrace (pid {self.pid}) does not answer.", _UNCHANGED) from None
@@ -60,6 +64,19 @@ class Predecessor:
         """Hear of it no more."""
         self.farewell()
         self._line.close()
+
+
+async def _listen(gateway: Gateway, address: tuple[str, int]) -> None:
+    """Of a process that dies the line may be closed a moment before what it listened on. Raises ListenError."""
+    until = monotonic() + _CLOSING_SECONDS
+    while True:
+        try:
+            await gateway.listen(*address)
+            return
+        except ListenError:
+            if monotonic() >= until:
+                raise
+            await asyncio.sleep(_CLOSING_SECONDS / 100)
 
 
 async def predecessor(kind: Kind, host: str, port: int, terminal: Terminal) -> Predecessor | None:

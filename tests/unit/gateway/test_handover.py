@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from headrace.gateway.door import ListenError
+from headrace.gateway.gateway import Gateway
 from headrace.handover.line import Held
 from headrace.handover.predecessor import predecessor
 from headrace.handover.serving import alone, take_over, unready
@@ -164,6 +165,25 @@ async def test_where_the_running_one_dies_first_the_next_listens_at_once(pair, w
     await taking
     assert await reachable(world)
     assert after.door.address == (world.host, world.port)
+
+
+async def test_one_that_dies_may_close_its_line_a_moment_before_its_door(pair, world):
+    """The kernel closes what a killed process had open in an order of its own: an address in use is tried again."""
+    before, after = await pair.asks(), pair.gateway()
+    tried = asyncio.Event()
+
+    async def listen(*address):
+        if not tried.is_set():
+            tried.set()
+            world.gateway.close()
+            raise ListenError("Address already in use.")
+        return await Gateway.listen(after, *address)
+
+    after.listen = listen
+    pair.offer.close()
+    await take_over(before, after, asyncio.Event())
+    assert tried.is_set()
+    assert await reachable(world)
 
 
 # ---- who must be ready
