@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from headrace.dashboard import files
@@ -56,8 +56,12 @@ class Dashboard:
 
         router.routes[:0] = [Route("/", front), *self._routes(), *(self._plans.routes() if self._plans else ())]
 
+    async def _home(self, request: Request) -> Response:
+        return RedirectResponse("/")
+
     def _routes(self) -> list[Route]:
         return [
+            Route("/dashboard", self._home),
             Route("/dashboard/model/{name:path}", self._model_page),
             Route("/dashboard/static/{name:path}", self._static),
             Route("/playground", self._playground),

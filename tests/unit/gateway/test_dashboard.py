@@ -67,6 +67,11 @@ async def pages(world: Any) -> AsyncIterator[tuple[Dashboard, Control]]:
     await what_if.worker.close()
 
 
+async def test_whoever_guesses_where_it_is_finds_it(world, pages):
+    answer = await world.ask(get("/dashboard"))
+    assert (answer.status, answer.headers["location"]) == (307, "/")
+
+
 async def test_browsers_get_pages_and_others_what_they_always_got(world, pages):
     assert (await world.ask(get("/", "Accept: */*"))).json["headrace"] is True
     page = await world.ask(get("/", "Accept: text/html,application/xhtml+xml"))
