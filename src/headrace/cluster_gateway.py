@@ -16,7 +16,7 @@ from headrace.control.graduation import Aim, Rules
 from headrace.dashboard.app import Dashboard
 from headrace.dashboard.sight import Sight
 from headrace.errors import UsageError
-from headrace.foreground import Stop, connections, guarded
+from headrace.foreground import LONGEST_ANSWER, Stop, connections, guarded
 from headrace.gateway.admin import Admin
 from headrace.gateway.certificate import Certificate
 from headrace.gateway.gateway import Gateway, Limits
@@ -40,8 +40,6 @@ from headrace.units import show_duration
 if TYPE_CHECKING:
     from headrace.keda.scaler import Scaler
 
-LONGEST_ANSWER = 600.0
-"""Seconds that a gateway answers what it has, once another one has taken its place: nobody is in a hurry to cut an answer off."""
 RELOAD_SECONDS = 1.0
 """How often the file is looked at. The kubelet takes up to a minute to bring a changed ConfigMap."""
 

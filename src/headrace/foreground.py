@@ -13,6 +13,10 @@ from headrace.terminal import Terminal
 
 T = TypeVar("T")
 
+LONGEST_ANSWER = 600.0
+"""Seconds that a replica which is not needed any more, or a gateway whose place another one took, stays for what it answers:
+nobody is in a hurry to cut an answer off.
+"""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _OTHER_FILES = 64
 _MOST_FILES = 1_000_000

@@ -22,7 +22,7 @@ from headrace.dashboard.plan_page import WhatIf
 from headrace.dashboard.sight import Sight
 from headrace.engines import engines
 from headrace.errors import ReplicaError
-from headrace.foreground import Stop, connections, guarded
+from headrace.foreground import LONGEST_ANSWER, Stop, connections, guarded
 from headrace.gateway.admin import Admin
 from headrace.gateway.audit import Audit, Audited
 from headrace.gateway.certificate import Certificate
@@ -38,6 +38,7 @@ from headrace.plan.base import Plan, PlannedModel
 from headrace.plan.explain import explain
 from headrace.prepare import history_of, prepared, servable, starts_of
 from headrace.reloading import Parts, Reloads, adapts
+from headrace.spec.addresses import joined
 from headrace.spec.connections import DEFAULT
 from headrace.spec.model import Spec
 from headrace.targets.base import Replica
@@ -47,8 +48,6 @@ from headrace.traffic import ModelStatus
 from headrace.units import show_duration
 from headrace.weights.cache import default_root
 
-LONGEST_ANSWER = 600.0
-"""Seconds: a replica that is not needed any more stays so long for what it answers. Nobody is in a hurry to cut an answer off."""
 PATIENCE = 15.0
 """Seconds that a request waits for memory, before a model that has requests itself makes room: at most a quarter of its wait."""
 
@@ -145,7 +144,8 @@ async def serve(spec: Spec, options: Options, terminal: Terminal) -> None:
         if before is not None:
             leaving.callback(before.close)
         leaving.callback(front.gateway.close)
-        address = _address(front.gateway, *(before.address if before else await front.gateway.listen(host, port)))
+        where = before.address if before else await front.gateway.listen(host, port)
+        address = f"{front.gateway.door.scheme}://{joined(*where)}"
         beside = before.held if before else NOTHING
         planned = await front.stop.unless(prepared(spec, terminal, options.lock, offline=options.offline, beside=beside))
         if planned is not None:
@@ -200,10 +200,6 @@ def _what_if(spec: Spec, options: Options) -> WhatIf:
     sources = {name: model.source for name, model in spec.models.items() if model.source}
     first = next((question(name, model) for name, model in spec.models.items() if model.source), Question())
     return WhatIf(sources, first, spec.weights.cache, spec.memory_limit, spec.usd_per_hour, options.offline)
-
-
-def _address(gateway: Gateway, host: str, port: int) -> str:
-    return f"{gateway.door.scheme}://[{host}]:{port}" if ":" in host else f"{gateway.door.scheme}://{host}:{port}"
 
 
 def _checked(spec: Spec, options: Options) -> tuple[str, int]:

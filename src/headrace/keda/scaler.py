@@ -15,6 +15,7 @@ from headrace.keda import messages
 from headrace.keda.activity import Activity, Count
 from headrace.keda.peers import SERVICE as PEERS_SERVICE
 from headrace.keda.peers import Peers, Unknown
+from headrace.spec.addresses import joined
 
 METRIC = "headrace-requests"
 """Waiting and running requests of the model, over all gateways."""
@@ -47,7 +48,7 @@ class Scaler:
         """Answer there; returns the port really used. Raises HeadraceError."""
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((self._scaler_handlers(), self._peer_handlers()))
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = joined(host, port)
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError as error:

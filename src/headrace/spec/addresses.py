@@ -34,9 +34,12 @@ def server_url(text: str) -> str:
         raise ValueError("is not a URL; write http://host:port") from None
     if reason := _unfit(parts):
         raise ValueError(reason)
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}:{_DEFAULT_PORTS[parts.scheme] if port is None else port}"
+    return f"{parts.scheme}://{joined(parts.hostname or '', _DEFAULT_PORTS[parts.scheme] if port is None else port)}"
+
+
+def joined(host: str, port: int) -> str:
+    """`host:port` as URLs have it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _why_not(text: str) -> str:

@@ -11,7 +11,7 @@ from headrace.tune.store import Stopped
 from headrace.units import show_duration
 
 _GONE_SECONDS = 660.0
-"""Longest that replicas take to answer what they have (serve.LONGEST_ANSWER) and end."""
+"""Longest that replicas take to answer what they have (foreground.LONGEST_ANSWER) and end."""
 _POLL_SECONDS = 0.25
 _TRIES = 3
 

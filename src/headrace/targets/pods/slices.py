@@ -10,6 +10,8 @@ from enum import IntEnum
 
 import msgspec
 
+from headrace.spec.addresses import joined
+
 SERVICE_LABEL = "kubernetes.io/service-name"
 LARGEST_BYTES = 4 * 1024 * 1024
 """Of one slice: it has at most 1,000 endpoints of a few hundred bytes."""
@@ -34,7 +36,7 @@ class Pod:
 
     @property
     def address(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return f"http://{joined(self.host, self.port)}"
 
 
 @dataclass(frozen=True, slots=True)
