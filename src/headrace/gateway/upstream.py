@@ -242,6 +242,7 @@ class Pool:
         self._idle: list[Upstream] = []
         self._all: set[Upstream] = set()
         self._connecting: set[asyncio.Task[None]] = set()
+        self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
     def take(self) -> Upstream | None:
@@ -289,6 +290,16 @@ class Pool:
         keep = IDLE_SECONDS if idle_seconds is None else max(0.0, idle_seconds - 1)
         upstream.idle_until = monotonic() + keep
         self._idle.append(upstream)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(IDLE_SECONDS, self._close_old)
+
+    def _close_old(self) -> None:
+        """Engines may keep connections for ever; what nobody will use any more is closed."""
+        now = monotonic()
+        for upstream in [idle for idle in self._idle if idle.idle_until <= now]:
+            self._idle.remove(upstream)
+            upstream.abort()
+        self._sweep = self._loop.call_later(IDLE_SECONDS, self._close_old) if self._idle else None
 
     def forget(self, upstream: Upstream) -> None:
         """The connection is no more."""
@@ -299,6 +310,8 @@ class Pool:
     def close(self) -> None:
         """Close what is idle; what is in use ends with its request."""
         self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
         for upstream in list(self._idle):
             upstream.abort()
 

@@ -27,6 +27,19 @@ async def test_a_socket_that_is_not_there_is_survived(world):
         assert (await world.ask(chat())).status == 200
 
 
+async def test_connections_that_nobody_will_use_again_are_closed_though_the_engine_keeps_them(world, monkeypatch):
+    monkeypatch.setattr("headrace.gateway.upstream.IDLE_SECONDS", 0.2)
+    gate = Gate()
+    engine = await world.engine(gate)
+    asked = [asyncio.create_task(world.ask(chat())) for _ in range(3)]
+    await engine.was_asked(3)
+    gate.let(3)
+    assert [(await answer).status for answer in asked] == [200] * 3
+    await eventually(lambda: engine.open_lines == 0, "idle connections are closed")
+    gate.let()
+    assert (await world.ask(chat())).status == 200
+
+
 @pytest.mark.parametrize("status", [502, 503, 504])
 async def test_a_replica_that_cannot_answer_now_is_survived(world, status):
     await world.engine(says(whole(BUSY, b"%d Busy" % status)), name="chat-1")
