@@ -76,7 +76,7 @@ def _metrics() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "Made by `scripts/reference.py` from `src/headrace/cli.py`: edit there.\n"
+    yield "Made by `scripts/reference.py` from `src/headrace/cli/`: edit there.\n"
     for name, command in cli.commands(cli.parser()).items():
         yield f"## headrace {name}\n"
         yield f"{command.description or _help(name)}\n"

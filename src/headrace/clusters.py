@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from headrace.cluster_record import Record, read, records, refuse
+from headrace.control.cluster_record import Record, read, records, refuse
 from headrace.errors import UsageError
 from headrace.rendering import Wish, objects
 from headrace.spec.model import Spec

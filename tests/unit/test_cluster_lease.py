@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from headrace import cluster_lease
-from headrace.cluster_lease import BusyError, Lease, LostError
-from headrace.cluster_record import Record, read
+from headrace.cluster_graduation import lease as lease_module
+from headrace.cluster_graduation.lease import BusyError, Lease, LostError
+from headrace.control.cluster_record import Record, read
 from headrace.control.graduation import Aim
 from headrace.targets.kubernetes.refusals import ClusterError
 
@@ -59,7 +59,7 @@ class Store:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_lease, "GONE_SECONDS", 0.6)
+    monkeypatch.setattr(lease_module, "GONE_SECONDS", 0.6)
 
 
 def lease(store: Store, holder: str) -> Lease:
@@ -91,7 +91,7 @@ def test_one_that_is_over_is_followed_by_the_next() -> None:
 
 
 def test_whoever_lives_keeps_it_and_whoever_is_gone_is_followed(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_lease, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.05)
     store, said = Store(), list[str]()
     one, other = lease(store, "one"), lease(store, "other")
     one.begin(RECORD)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from headrace.cluster_graduation.file import graduated
 from headrace.errors import UsageError
-from headrace.graduated_file import graduated
 
 WHOLE = """\
 # mine

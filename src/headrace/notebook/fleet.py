@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from headrace import cli_url
 from headrace.control.replay import export
 from headrace.dashboard.past import SPANS, Curves, curves
 from headrace.elsewhere import Question, together, weighed
@@ -34,6 +33,7 @@ from headrace.report import get
 from headrace.simulate.outcome import Outcome
 from headrace.simulating import Wish as Asked
 from headrace.simulating import compared
+from headrace.spec.addresses import GATEWAY
 from headrace.spec.load import loads
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
@@ -54,7 +54,7 @@ class Fleet:
         self, what: str | os.PathLike[str] | None = None, *, url: str | None = None, key: str | None = None, offline: bool = False
     ) -> None:
         self._what = None if what is None else os.fspath(what)
-        self._url, self._offline = url or os.environ.get("HEADRACE_URL", cli_url.DEFAULT), offline
+        self._url, self._offline = url or os.environ.get("HEADRACE_URL", GATEWAY), offline
         self._remote = url is not None or what is None
         self._key = os.environ.get("HEADRACE_KEY", "") if key is None else key
         self._made: Spec | None = None

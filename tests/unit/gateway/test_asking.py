@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from headrace import cli_url
+from headrace.cli import url as address
 from headrace.drill.client import _connected
 from headrace.gateway.certificate import Certificate
 from headrace.report import UnreachableError, get
@@ -33,7 +33,7 @@ def believing(monkeypatch):
     def parse(*arguments):
         monkeypatch.setenv("SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE", os.devnull))
         parser = argparse.ArgumentParser()
-        cli_url.add(parser)
+        address.add(parser)
         return parser.parse_args(arguments)
 
     return parse

@@ -10,7 +10,7 @@ from kube_server import KubeServer, kube_server
 from kube_store import KubeStore
 
 from headrace.cli import main
-from headrace.cluster_prospect import File, Prospect, prospect
+from headrace.cluster_graduation.prospect import File, Prospect, prospect
 from headrace.control.graduation import Aim
 from headrace.errors import UsageError
 from headrace.rendering import Wish

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.cluster_record import Record, kept, read, records, refuse
+from headrace.control.cluster_record import Record, kept, read, records, refuse
 from headrace.control.graduation import Aim
 from headrace.errors import UsageError
 from headrace.spec.gateway_file import read as read_gateway_file

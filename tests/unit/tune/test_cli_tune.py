@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace import __version__, cli_tune, tuning
+from headrace import __version__, tuning
 from headrace.cli import main
+from headrace.cli import tune as command
 from headrace.plan import lock as locks
 from headrace.spec.load import loads
 from headrace.tune.base import Candidate, Finalist, Limits, Mix, Study, Verdict
@@ -142,5 +143,5 @@ def test_a_noisy_machine_is_refused_with_its_numbers_and_may_be_forced() -> None
 def test_without_a_file_the_winner_is_said() -> None:
     told: list[str] = []
     options = Namespace(dry_run=False, yes=True)
-    cli_tune._keep(options, tuned(), None, told.append)
+    command._keep(options, tuned(), None, told.append)
     assert "slots=8" in told[0]

@@ -1,4 +1,4 @@
-"""`headrace graduate --cluster`: parse → call → print. Part of cli_graduate.py, which has the command."""
+"""`headrace graduate --cluster`: parse → call → print. graduate.py has the command."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from headrace.cluster_record import Record
+    from headrace.control.cluster_record import Record
     from headrace.spec.model import Spec
 
 _DEFAULT_FILE = "headrace.yaml"
@@ -32,11 +32,11 @@ def graduate(
     agreed: Callable[[str, str], bool],
 ) -> int:
     """0 once it is done, and where nothing was begun; 1 when it was rolled back or is left where it stands."""
-    from headrace import graduating_cluster
-    from headrace.cluster_prospect import File
+    from headrace.cluster_graduation import command
+    from headrace.cluster_graduation.command import Asked
+    from headrace.cluster_graduation.prospect import File
     from headrace.clusters import Which, graduations
     from headrace.control.graduation import Aim, Rules
-    from headrace.graduating_cluster import Asked
     from headrace.rendering import Wish
     from headrace.terminal import Terminal
 
@@ -58,11 +58,11 @@ def graduate(
 
     asked = Asked(File(path, read), made, which, Wish(options.machine), yes)
     if options.abort:
-        record: Record | None = graduating_cluster.abort(asked, terminal)
+        record: Record | None = command.abort(asked, terminal)
     elif options.status:
-        record = graduating_cluster.status(asked, terminal)
+        record = command.status(asked, terminal)
     else:
-        record = graduating_cluster.graduate(asked, terminal)
+        record = command.graduate(asked, terminal)
     if record is None:
         print("Nothing was changed.")
         return 0

@@ -1,11 +1,11 @@
-"""The commands `headrace bench` and `tune`: parse → call → print. Part of cli.py; imports happen in the command."""
+"""The commands `headrace bench` and `tune`: parse → call → print. Imports happen in the command."""
 
 import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace import cli_tune, cli_url
+from headrace.cli import tune, url
 
 if TYPE_CHECKING:
     from headrace.measure.wish import Wish
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 _URL = "http://127.0.0.1:8000/v1"
 
 
-def add(commands: Any, spec: cli_tune.SpecOf, lock: cli_tune.LockOf) -> None:
+def add(commands: Any, spec: tune.SpecOf, lock: tune.LockOf) -> None:
     """Add the commands to the command line; `spec` and `lock` are what a tune is about, and where decisions on that are kept."""
-    cli_tune.add(commands, spec, lock)
+    tune.add(commands, spec, lock)
     command = commands.add_parser(
         "bench",
         help="measure a running server: latencies, tokens a second, the highest rate within limits",
@@ -25,7 +25,7 @@ def add(commands: Any, spec: cli_tune.SpecOf, lock: cli_tune.LockOf) -> None:
     command.add_argument("model", nargs="?", metavar="MODEL", help="may be left out when the server has one")
     default = os.environ.get("HEADRACE_URL", _URL)
     command.add_argument("--url", default=default, help=f"the API's address (default: HEADRACE_URL, else {_URL})")
-    cli_url.add_ca(command)
+    url.add_ca(command)
     command.add_argument("--key", default="", metavar="env:NAME", help="the variable that holds the API key")
     command.add_argument(
         "--api", choices=["chat", "completions"], default="chat", help="which of the two is asked (default chat)"
@@ -93,7 +93,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     wish = _wish(options)
     for name in (options.json, options.html):
-        cli_tune.writable(name)
+        tune.writable(name)
     progress = Progress()
     report = bench(wish, progress.say, progress.tick)
     progress.end()

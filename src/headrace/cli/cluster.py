@@ -1,4 +1,4 @@
-"""Commands about clusters: parse → call → print. Part of cli.py, which has the others; imports happen in the commands."""
+"""Commands about clusters: parse → call → print. Imports happen in the commands."""
 
 import argparse
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.cli_graduate_cluster import add_options, graduate
+from headrace.cli.graduate_cluster import add_options, graduate
 from headrace.errors import HeadraceError, UsageError
 
 if TYPE_CHECKING:

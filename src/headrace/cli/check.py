@@ -1,4 +1,4 @@
-"""`headrace check` and `headrace explain`: parse → call → print. Part of cli.py; imports happen in the commands."""
+"""`headrace check` and `headrace explain`: parse → call → print. Imports happen in the commands."""
 
 import argparse
 from pathlib import Path

@@ -7,9 +7,9 @@ from functools import cached_property
 
 import msgspec
 
-from headrace.cluster_lease import Lease, LostError
-from headrace.cluster_prospect import CONFIG, Prospect, configured
-from headrace.cluster_record import Record
+from headrace.cluster_graduation.lease import Lease, LostError
+from headrace.cluster_graduation.prospect import CONFIG, Prospect, configured
+from headrace.control.cluster_record import Record
 from headrace.control.graduation import Rules, Seen, Standing, step
 from headrace.control.guards import Evidence, median
 from headrace.errors import HeadraceError

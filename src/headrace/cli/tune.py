@@ -1,4 +1,4 @@
-"""The command `headrace tune`: parse → call → print. Part of cli.py; imports happen in the command."""
+"""The command `headrace tune`: parse → call → print. Imports happen in the command."""
 
 import argparse
 import os

@@ -1,15 +1,15 @@
-"""The options that name a gateway to ask: its address, and whose certificates are believed. Part of cli.py."""
+"""The options that name a gateway to ask: its address, and whose certificates are believed."""
 
 import argparse
 import os
 
-DEFAULT = "http://127.0.0.1:8000"
+from headrace.spec.addresses import GATEWAY
 
 
 def add(command: argparse.ArgumentParser) -> None:
     """Add `--url` and `--ca`."""
-    default = os.environ.get("HEADRACE_URL", DEFAULT)
-    command.add_argument("--url", default=default, help=f"the gateway's address (default: HEADRACE_URL, else {DEFAULT})")
+    default = os.environ.get("HEADRACE_URL", GATEWAY)
+    command.add_argument("--url", default=default, help=f"the gateway's address (default: HEADRACE_URL, else {GATEWAY})")
     add_ca(command)
 
 

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from headrace.cluster_graduation import Graduation, aborted
-from headrace.cluster_lease import GONE_SECONDS, BusyError, Lease, myself
-from headrace.cluster_prospect import File, Prospect, check, prospect
-from headrace.cluster_record import Record, record_name
+from headrace.cluster_graduation.carried import Graduation, aborted
+from headrace.cluster_graduation.lease import GONE_SECONDS, BusyError, Lease, myself
+from headrace.cluster_graduation.prospect import File, Prospect, check, prospect
 from headrace.clusters import Which
+from headrace.control.cluster_record import Record, record_name
 from headrace.control.graduation import Aim, checked
 from headrace.errors import UsageError
 from headrace.rendering import Wish

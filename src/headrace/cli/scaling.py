@@ -1,4 +1,4 @@
-"""The command `headrace simulate`: parse → call → print. Part of cli.py; imports happen in the command."""
+"""The command `headrace simulate`: parse → call → print. Imports happen in the command."""
 
 import argparse
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from headrace.cluster_record import Record, kept, read
+from headrace.control.cluster_record import Record, kept, read
 from headrace.errors import HeadraceError
 from headrace.targets.kubernetes.client import Api
 from headrace.targets.kubernetes.refusals import ClusterError

@@ -6,12 +6,12 @@ from difflib import get_close_matches, unified_diff
 from pathlib import Path
 from typing import Any
 
-from headrace.cluster_record import Record
+from headrace.cluster_graduation.file import graduated
+from headrace.control.cluster_record import Record
 from headrace.control.graduation import Aim
 from headrace.control.journal import written
 from headrace.engines import engines
 from headrace.errors import UsageError
-from headrace.graduated_file import graduated
 from headrace.graduating import source_of
 from headrace.rendering import Wish, objects
 from headrace.spec.load import loads

@@ -6,18 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace import (
-    __version__,
-    cli_check,
-    cli_cluster,
-    cli_graduate,
-    cli_history,
-    cli_keys,
-    cli_measure,
-    cli_running,
-    cli_scaling,
-    cli_url,
-)
+from headrace import __version__
+from headrace.cli import check, cluster, graduate, history, keys, measure, running, scaling, url
 from headrace.errors import HeadraceError, UsageError
 from headrace.terminal import quiet
 
@@ -60,14 +50,14 @@ def parser() -> argparse.ArgumentParser:
     _pull_parser(commands)
     _render_parser(commands)
     _engines_parser(commands)
-    cli_cluster.add(commands, _spec_of, cli_url.add)
-    cli_check.add(commands)
-    cli_running.add(commands, _spec_of)
-    cli_history.add(commands)
-    cli_graduate.add(commands, _spec_of, cli_url.add)
-    cli_keys.add(commands)
-    cli_scaling.add(commands, _spec_of)
-    cli_measure.add(commands, _spec_of, lambda options: lock_of(_what(options)))
+    cluster.add(commands, _spec_of, url.add)
+    check.add(commands)
+    running.add(commands, _spec_of)
+    history.add(commands)
+    graduate.add(commands, _spec_of, url.add)
+    keys.add(commands)
+    scaling.add(commands, _spec_of)
+    measure.add(commands, _spec_of, lambda options: lock_of(_what(options)))
     _init_parser(commands)
     command = commands.add_parser("version", help="print the version")
     command.set_defaults(command=lambda options: print(f"headrace {__version__}"))
@@ -294,7 +284,3 @@ def _init(options: argparse.Namespace) -> None:
     except OSError as error:
         raise UsageError(f"{options.file} cannot be written: {error.strerror}.") from None
     print(f"Wrote {options.file}. Next: headrace serve {options.file}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

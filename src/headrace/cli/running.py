@@ -1,11 +1,11 @@
-"""The commands about a gateway that runs, `headrace status`, `top`, `logs` and `reload`: part of cli.py."""
+"""The commands about a gateway that runs, `headrace status`, `top`, `logs` and `reload`."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace import cli_cluster, cli_keys, cli_url
+from headrace.cli import cluster, keys, url
 
 if TYPE_CHECKING:
     from headrace.spec.model import Spec
@@ -25,8 +25,8 @@ def add(commands: Any, spec_of: SpecOf) -> None:
 
 def _add_status(commands: Any, spec_of: SpecOf) -> None:
     command = commands.add_parser("status", help="show models, replicas, their states, load and reasons")
-    cli_cluster.add_cluster(command)
-    cli_url.add(command)
+    cluster.add_cluster(command)
+    url.add(command)
     command.add_argument("--json", action="store_true", help="the whole status, for machines")
     command.add_argument("--decisions", action="store_true", help="what changed the number of replicas, and why")
     command.add_argument("--keys", action="store_true", help="what each key may, and took this month")
@@ -43,16 +43,16 @@ def _add_top(commands: Any) -> None:
     )
     command.add_argument("--once", action="store_true", help="one snapshot as text, with --json as JSON")
     command.add_argument("--json", action="store_true", help="a JSON object in a line, every second")
-    cli_url.add(command)
+    url.add(command)
     command.set_defaults(command=_top)
 
 
 def _add_logs(commands: Any, spec_of: SpecOf) -> None:
     command = commands.add_parser("logs", help="show what the replicas of a model wrote")
     command.add_argument("model", help="a model, an alias or a replica such as chat-1")
-    cli_cluster.add_cluster(command)
+    cluster.add_cluster(command)
     command.add_argument("-n", "--lines", type=int, default=200, help="lines of each replica (default 200)")
-    cli_url.add(command)
+    url.add(command)
     command.set_defaults(command=lambda options: _logs(options, spec_of))
 
 
@@ -68,19 +68,19 @@ def _add_reload(commands: Any) -> None:
     command.add_argument("--detach", action="store_true", help="begin it and leave; --status looks later")
     command.add_argument("--status", action="store_true", help="the last reload, watched to its end while it is under way")
     command.add_argument("--json", action="store_true", help="the reload for machines, once it is over")
-    cli_url.add(command)
+    url.add(command)
     command.set_defaults(command=_reload)
 
 
 def _status(options: argparse.Namespace, spec_of: SpecOf) -> None:
     from headrace.report import get, status_text
 
-    if spec := cli_cluster.spec_in_cluster(options, spec_of):
-        return cli_cluster.status(options, spec)
+    if spec := cluster.spec_in_cluster(options, spec_of):
+        return cluster.status(options, spec)
     if options.decisions:
         return print(_decisions(options))
     if options.keys:
-        return print(cli_keys.status(options))
+        return print(keys.status(options))
     status = get(options.url, "/admin/status")
     if options.json:
         import json
@@ -115,8 +115,8 @@ def _logs(options: argparse.Namespace, spec_of: SpecOf) -> None:
 
     from headrace.report import get
 
-    if spec := cli_cluster.spec_in_cluster(options, spec_of):
-        logs = cli_cluster.logs(options, spec)
+    if spec := cluster.spec_in_cluster(options, spec_of):
+        logs = cluster.logs(options, spec)
     else:
         logs = get(options.url, f"/admin/logs/{quote(options.model)}?lines={max(0, options.lines)}")["logs"]
     for replica, lines in logs.items():

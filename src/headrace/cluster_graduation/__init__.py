@@ -1,0 +1,1 @@
+"""`headrace graduate --cluster`: a model in a cluster, moved while it serves."""
