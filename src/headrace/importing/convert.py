@@ -34,6 +34,8 @@ _RENDER = {
     "HelmRelease": "is a release of a chart, not an object. Render it first: helm template CHART | headrace import -",
     "HelmChart": "is a chart, not an object. Render it first: helm template CHART | headrace import -",
 }
+_OTHERS = ("serving.kserve.io", "kubeai.org", "ray.io", "serving.knative.dev")
+"""Groups whose kinds are not a word of ours that was misspelt."""
 _COMMANDS = (".sh", ".bash", ".txt")
 _READ = (*workloads.PODS, "Workspace", "InferenceSet", "ScaledObject", "HorizontalPodAutoscaler", "Service")
 
@@ -141,7 +143,8 @@ def _beside(one: At, found: Sequence[Found]) -> Note | None:
         return note(one, "not carried", f"{kind} {name}", "it selects no model here")
     if kind in _KEPT or kind in _MADE:
         return note(one, "not carried" if kind in _KEPT else "not needed", f"{kind} {name}", {**_KEPT, **_MADE}[kind])
-    why = f"Headrace does not read this kind. {nearest(kind, _READ)}".strip()
+    ours = one.get("apiVersion").text.partition("/")[0] not in _OTHERS
+    why = f"Headrace does not read this kind. {nearest(kind, _READ) if ours else ''}".strip()
     return note(one, "not carried", f"{kind} {name}".strip(), why)
 
 

@@ -116,7 +116,7 @@ _TGI = {
     **{"--api-key": secret, "--trust-remote-code": _REMOTE, "--graceful-termination-timeout": _DRAIN},
     **dict.fromkeys(("--json-output", "--otlp-endpoint", "--otlp-service-name"), _LOGS),
 }
-TGI = Language(_TGI, rest=passed, variables={flag[2:].replace("-", "_").upper(): flag for flag in _TGI if flag != "--port"})
+TGI = Language(_TGI, rest=passed, variables={flag[2:].replace("-", "_").upper(): flag for flag in _TGI})
 
 TEI = Language(
     {

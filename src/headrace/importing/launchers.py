@@ -8,7 +8,7 @@ from headrace.importing.words import Word, commands
 _IMAGES = (
     ("ollama", r"ollama"),
     ("tei", r"text-embeddings-inference"),
-    ("tgi", r"text-generation-inference"),
+    ("tgi", r"text-generation-inference|(?<![a-z])tgi(?![a-z])"),
     ("triton", r"tritonserver|triton-inference-server"),
     ("sglang", r"sglang"),
     ("llamacpp", r"llama[._-]?cpp|llama-server"),
@@ -42,8 +42,9 @@ def launched(image: str, words: Sequence[Word]) -> tuple[str, list[Word]] | None
             return found
     by_image = engine_of(image)
     first = words[0].text if words else ""
-    # Without a command the image's own entry point gets the words, which are flags, or the model.
-    return (by_image, list(words)) if by_image and not _program(first) else None
+    # Without a command the image's own entry point gets the words, which are flags, or the model; some write `serve` again.
+    rest = list(words[1:] if first == "serve" else words)
+    return (by_image, rest) if by_image and not _program(first) else None
 
 
 def engine_of(image: str) -> str | None:

@@ -10,6 +10,7 @@ from headrace.importing.words import secret_value, unresolved
 
 Take = Callable[[Found, Flag], None]
 
+_WHILE_LOADING = ("bitsandbytes", "eetq", "int8wo", "torchao", "experts_int8", "rtn", "ptpc_fp8")
 _HUMAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMgG]?)")
 _FACTORS = {"": 1, "k": 1000, "m": 10**6, "g": 10**9, "K": 1024, "M": 2**20, "G": 2**30}
 
@@ -91,11 +92,12 @@ def passed(found: Found, flag: Flag) -> None:
 
 
 def quantization(found: Found, flag: Flag) -> None:
-    """Formats that a plan chooses between are a key; all others are in the checkpoint's own configuration."""
+    """Formats that a plan chooses between are a key, and those that an engine makes while it loads are passed on; all others are
+    in the checkpoint's own configuration."""
     known = {"fp8": "fp8", "awq": "awq", "awq_marlin": "awq", "none": "none"}.get(flag.value.lower())
     if known:
         found.set("quantization", known)
-    elif flag.value.lower() in ("bitsandbytes", "eetq", "int8wo", "torchao"):
+    elif flag.value.lower().startswith(_WHILE_LOADING):
         passed(found, flag)
     else:
         found.note("not needed", _said(flag), "the checkpoint says its format itself", flag.line)

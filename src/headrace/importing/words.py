@@ -112,7 +112,7 @@ def parsed(words: Sequence[Word], short: Mapping[str, str]) -> tuple[list[Word],
         word = words[place]
         place += 1
         if not _is_flag(word.text):
-            loose.append(word)
+            loose += [] if word.text == "--" else [word]
             continue
         name, equals, value = word.text.partition("=")
         long = _long(name, short)

@@ -9,7 +9,7 @@ from headrace.importing.base import At
 from headrace.lint.base import RULES, SEVERITIES, Finding, Rule, Say, Severity, position
 from headrace.lint.context import Context, Object
 from headrace.lint.edit import as_meant, edited
-from headrace.lint.parse import Marks, Parsed, Span, Trouble, parse
+from headrace.lint.parse import Marks, Parsed, Span, Trouble, parse, span_of
 from headrace.spec.document import one_line
 
 SCRIPTS = (".sh", ".bash")
@@ -21,6 +21,12 @@ _TEMPLATE = re.compile(
 _IGNORE = re.compile(r"#\s*headrace:\s*ignore(?P<file>-file)?\s+(?P<codes>HR\d{3}(?:\s*,\s*HR\d{3})*)")
 _SERVING = re.compile(r"^[\s-]*\"?(?:apiVersion|kind|services|models|servingEngineSpec|mig-configs)\"?\s*:", re.M)
 """What is in a file that is worth a word when it is no YAML."""
+_VALUES = (
+    *(("config", "map"), ("config", "name"), ("devicePlugin", "config", "name"), ("devicePlugin", "config", "data")),
+    ("migManager", "config", "data"),
+)
+"""What values of NVIDIA's charts have: the device plugin's own, and the GPU Operator's."""
+_CONFLICT = re.compile(r"^<{7} ", re.M)
 _OURS = ("models", "aliases", "gateway", "weights", "machine", "kubernetes")
 
 
@@ -105,7 +111,7 @@ class _Places:
             fix=one_line(said.fix),
             evidence=rule.evidence,
             about=self.owners.get(id(said.at.lines), ""),
-            edits=tuple(edit for edit in said.edits if edit.at.file == said.at.file),
+            edits=said.edits if all(edit.at.file == said.at.file and span_of(edit.at) for edit in said.edits) else (),
         )
 
     def silenced(self, finding: Finding) -> bool:
@@ -117,8 +123,13 @@ class _Places:
         near = [here, above if above.startswith("#") else ""]
         if any((match := _IGNORE.search(line)) and finding.code in match["codes"] for line in near):
             return True
-        whole = (_IGNORE.search(line) for line in self.context.lines(finding.file))
-        return any(match is not None and match["file"] and finding.code in match["codes"] for match in whole)
+        whole = self.context.once(f"ignored in {finding.file}", lambda: self._whole(finding.file))
+        return finding.code in whole
+
+    def _whole(self, file: str) -> str:
+        """The codes that are silenced for a whole file."""
+        found = (_IGNORE.search(line) for line in self.context.lines(file))
+        return " ".join(match["codes"] for match in found if match is not None and match["file"])
 
 
 def _objects(file: File, result: Result) -> Iterator[Object]:
@@ -148,7 +159,10 @@ def _objects(file: File, result: Result) -> Iterator[Object]:
 
 def _mistakes(read: Parsed, file: File) -> list[Trouble]:
     """What is wrong with a file that is about serving; others are none of our business."""
-    return [trouble for trouble in read.troubles if not trouble.bound] if _SERVING.search(file.text) else []
+    found = [trouble for trouble in read.troubles if not trouble.bound] if _SERVING.search(file.text) else []
+    if found and (match := _CONFLICT.search(file.text)) is not None and "\n=======" in file.text[match.end() :]:
+        return [Trouble(file.text.count("\n", 0, match.start()) + 1, 1, "a merge was not resolved here")]
+    return found
 
 
 def _each(document: At, file: File) -> Iterator[Object]:
@@ -179,7 +193,7 @@ def _without_kind(document: At, file: File) -> str | None:
         return "mig-parted"
     if document.get("sharing", "timeSlicing") or document.get("sharing", "mps"):
         return "device-plugin"
-    if document.get("config", "map") or document.get("devicePlugin", "config", "name") or document.get("config", "name"):
+    if any(document.get(*path) for path in _VALUES):
         return "values"
     name = re.split(r"[/\\]", file.name)[-1]
     if name in ("headrace.yaml", "headrace.yml") or (isinstance(value.get("models"), dict) and set(value) <= set(_OURS)):

@@ -134,7 +134,23 @@ class Context:
         found = self.once(f"selectors {kind}", index)
         chosen = (one for pair in labels.items() for wanted, one in found.get(pair, ()) if labels_match(wanted, labels))
         several = list(islice(chosen, _MOST_SELECTING))
-        return several if file is None else closest(file, several)
+        if file is None:
+            return several
+        near = closest(file, several)
+        return [one for one in near if folder(one.at.file) == folder(file) or not self._taken(kind, one)]
+
+    def _taken(self, kind: str, one: Object) -> bool:
+        """Whether a Service or a monitor selects something beside it already: then it is not for another folder's."""
+        wanted = texts(one.spec.get("selector") if kind == "Service" else one.spec.get("selector", "matchLabels"))
+        services = kind == "ServiceMonitor"
+
+        def index() -> dict[str, list[Mapping[str, str]]]:
+            if services:
+                return _grouped((folder(each.at.file), texts(each.at.get("metadata", "labels"))) for each in self.of("Service"))
+            return _grouped((folder(pod.owner.at.file), pod.labels) for pod in self.pods())
+
+        beside = self.once(f"labels of {'services' if services else 'pods'} by folder", index)
+        return any(labels_match(wanted, labels) for labels in beside.get(folder(one.at.file), ()))
 
     def line(self, file: str, number: int) -> str:
         """One line of a file, without its end."""
@@ -149,15 +165,21 @@ class Context:
 def closest(file: str, found: list[Object]) -> list[Object]:
     """Those that belong to an object in `file`: those of its own file, else of its folder, else of another folder when it is one
     only. A folder of examples has many of one name, each for its neighbours."""
-    folder = _folder(file)
-    for nearer in ([one for one in found if one.at.file == file], [one for one in found if _folder(one.at.file) == folder]):
+    here = folder(file)
+    for nearer in ([one for one in found if one.at.file == file], [one for one in found if folder(one.at.file) == here]):
         if nearer:
             return nearer
-    return found if len({_folder(one.at.file) for one in found}) == 1 else []
+    return found if len({folder(one.at.file) for one in found}) == 1 else []
 
 
-def _folder(file: str) -> str:
+def folder(file: str) -> str:
     return file.replace("\\", "/").rpartition("/")[0]
+
+
+def of_one_project(file: str, other: str) -> bool:
+    """Whether two files are likely to be for one cluster: in one folder, or in one below the other's."""
+    here, there = folder(file), folder(other)
+    return f"{here}/".startswith(f"{there}/" if there else "") or f"{there}/".startswith(f"{here}/" if here else "")
 
 
 def _grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:

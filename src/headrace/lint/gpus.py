@@ -1,4 +1,5 @@
-"""Which GPU an engine is for, where a manifest says it: by a size to rent, or by a node's label. None when it does not."""
+"""Which GPU an engine is for, where a manifest says it: by a size to rent, a node's label, or a profile of KubeAI's chart. None
+when it does not."""
 
 import re
 from functools import lru_cache
@@ -59,11 +60,12 @@ def gpu_of(one: Served) -> Gpu | None:
     if (sku := sku_of(one)) is not None:
         return sku.gpu
     selector = one.pod.spec.get("nodeSelector") if one.pod else None
-    for key in _PRODUCTS if selector is not None else ():
-        named = selector.get(key).text.lower() if selector is not None else ""
-        for pattern, name in _NAMES:
-            if named and re.search(pattern, named):
-                return catalogue.gpus().get(name)
+    named = [selector.get(key).text.lower() for key in _PRODUCTS] if selector is not None else []
+    if one.owner.kind == "Model":
+        named.append(one.owner.spec.get("resourceProfile").text.lower().removeprefix("nvidia-gpu-").partition(":")[0])
+    for pattern, name in _NAMES:
+        if any(each and re.search(pattern, each) for each in named):
+            return catalogue.gpus().get(name)
     return None
 
 

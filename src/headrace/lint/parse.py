@@ -81,7 +81,7 @@ def parse(text: str, file: str) -> Parsed:
             for root, marks in _roots(text[start:end], start, line):
                 made.documents.append(At(root, file, marks))
         except yaml.YAMLError as error:
-            made.troubles.append(_trouble(error, line))
+            made.troubles.append(_trouble(error, line, text.rstrip().count("\n") + 1))
         except _Bound as error:
             made.troubles.append(Trouble(line + 1, 1, str(error), bound=True))
         except (ValueError, OverflowError):
@@ -310,7 +310,8 @@ class _Reader:
         return items, close.end_mark.index + self.offset if event.flow_style else end
 
 
-def _trouble(error: yaml.YAMLError, line: int) -> Trouble:
+def _trouble(error: yaml.YAMLError, line: int, last: int) -> Trouble:
+    """What libyaml says, at a line of the file: the end of it may be beyond the last one."""
     mark: Any = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     said = str(getattr(error, "problem", None) or error).split("\n")[0]
-    return Trouble((mark.line if mark else 0) + 1 + line, (mark.column if mark else 0) + 1, one_line(said))
+    return Trouble(min((mark.line if mark else 0) + 1 + line, last), (mark.column if mark else 0) + 1, one_line(said))

@@ -13,9 +13,13 @@ from headrace.lint.context import OWN_LIFE, Context, Object, Pod
 
 _NOT_ENGINES = re.compile(
     r"router|sim\b|simulator|proxy|gateway|bench|operator|controller|client|test|exporter|sidecar|plugin|downloader|puller|"
-    r"adapter|dashboard|ui\b|epp\b|scheduler"
+    r"adapter|dashboard|ui\b|epp\b|scheduler|frontend"
 )
 """In the last part of an image's name: a thing beside an engine, by the same people."""
+
+
+PORTS = {"vllm": 8000, "sglang": 30000, "llamacpp": 8080}
+"""Where engines listen that are not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,9 @@ class Served:
     @property
     def newest(self) -> bool:
         """vLLM's own image without a version: what is newest when it is pulled."""
-        return bool(re.fullmatch(r"(?:docker\.io/)?vllm/vllm-openai(?::latest|:nightly)?", self.image.text))
+        return bool(
+            re.fullmatch(r"(?:docker\.io/)?vllm/vllm-openai(?::(?:latest(?:-\w+)?|(?:cu\d+-)?nightly))?", self.image.text)
+        )
 
     @property
     def lives(self) -> bool:
@@ -92,6 +98,12 @@ class Served:
     def tensor_parallel(self) -> int:
         flag = self.flag("--tensor-parallel-size", "--tp-size", "--num-shard")
         return (flag.number if flag else None) or 1
+
+    @property
+    def port(self) -> int | None:
+        """Where it listens; None where that is not certain."""
+        flag = self.flag("--port")
+        return flag.number if flag else None if self.flag("--uds") else PORTS.get(self.engine)
 
     def env(self, name: str) -> At | None:
         return next((each for each in self.container.get("env").each() if each.get("name").text == name), None)
@@ -126,7 +138,7 @@ def _others(one: Object) -> Iterator[Served]:
         yield from _scripted(one)
     elif one.kind == "Model" and one.group == "kubeai.org":
         yield from _kubeai(one)
-    elif one.kind in ("InferenceService", "LLMInferenceService"):
+    elif one.group == "serving.kserve.io":
         yield from _kserve(one)
     elif one.kind == "production-stack":
         for spec in one.at.get("servingEngineSpec", "modelSpec").each():
@@ -226,12 +238,28 @@ def _kubeai(one: Object) -> Iterator[Served]:
 
 
 def _kserve(one: Object) -> Iterator[Served]:
+    runtime = one.kind in ("ServingRuntime", "ClusterServingRuntime")
     pods = [one.spec.get("predictor"), one.spec.get("template"), one.spec.get("prefill", "template")]
-    for spec in pods:
+    yield from _of_a_runtime(one, one.spec.get("predictor", "model"))
+    for spec in [one.spec] if runtime else pods:
         pod = Pod(one, At(None, one.at.file), spec)
         for container in spec.get("containers").each():
             if (found := served(container, one, pod, managed=True)) is not None:
                 yield found
+
+
+def _of_a_runtime(one: Object, model: At) -> Iterator[Served]:
+    """What an InferenceService adds to a runtime that is vLLM, by its model's format."""
+    if model.get("modelFormat", "name").text.lower() not in ("vllm", "huggingface"):
+        return
+    items = list(model.get("args").each())
+    _, flags = parsed([Word(item.text, item.line) for item in items], LANGUAGES["vllm"].short)
+    given = tuple(_given(flag, items) for flag in flags)
+    name, at = _model("vllm", (), given, model, items)
+    uri = model.get("storageUri")
+    if not name and uri.text.startswith("hf://"):
+        name, at = uri.text.removeprefix("hf://"), uri
+    yield Served("vllm", one, model, None, name or "?", at, given, managed=True)
 
 
 def _stacked(one: Object, spec: At) -> Served:

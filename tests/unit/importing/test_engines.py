@@ -22,6 +22,9 @@ KEYS = [
     (VLLM, [QWEN], {"source": f"hf:{QWEN}", "engine_name": "vllm"}),
     (VLLM, ["--model", QWEN], {"source": f"hf:{QWEN}"}),
     (VLLM, [f"--model={QWEN}", "--revision", "abc123"], {"source": f"hf:{QWEN}@abc123"}),
+    # the image's own command, and the end of flags, are not the model
+    (VLLM, ["serve", QWEN], {"source": f"hf:{QWEN}"}),
+    (VLLM, ["--", QWEN], {"source": f"hf:{QWEN}"}),
     # a switch before the model takes no value
     (VLLM, ["--enable-prefix-caching", QWEN], {"source": f"hf:{QWEN}"}),
     # underscores, short forms, equals signs
@@ -145,3 +148,14 @@ def test_what_our_own_rules_refuse_is_dropped_and_told() -> None:
     assert (model(made).context, model(made).slots) == ("auto", "auto")
     assert "not carried: context" in said(made)
     assert "not carried: slots" in said(made)
+
+
+def test_what_an_engine_makes_while_it_loads_is_passed_on() -> None:
+    """A checkpoint of 16 bits would take four times the memory without it."""
+    made = of(deployment(TGI, ["--model-id", QWEN, "--quantize", "bitsandbytes-nf4"]))
+    assert "--quantize, bitsandbytes-nf4" in made.text
+
+
+def test_an_address_in_a_variable_is_not_needed() -> None:
+    made = of(deployment(TGI, ["--model-id", QWEN], env=[{"name": "PORT", "value": "8080"}]))
+    assert "not needed: --port 8080" in said(made)

@@ -189,6 +189,8 @@ BAD = [
     (json.dumps(deployment(args=["s3://bucket/model"])), "s3://bucket/model"),
     (json.dumps(deployment(args=["$(MODEL)"])), "a variable without a value"),
     ("a: &a [*a]\n", "is nested deeper"),
+    ("[" * 100_000, "is nested deeper"),
+    ("- {x: 1, y: [1, 2, 3]}\n" * 200_000, "holds more than 200000 values"),
     ("kind: Pod\nx: !!python/object:os.system y\n", "There is no model"),
 ]
 

@@ -41,7 +41,7 @@ DOCUMENTS = [
     # the mistake is in the first, the middle, the last document
     ("a: [\n---\nb: 1\n---\nc: 2\n", [{"b": 1}, {"c": 2}], [2]),
     ("a: 1\n---\nb: {\n---\nc: 2\n", [{"a": 1}, {"c": 2}], [4]),
-    ("a: 1\n---\nb: 'x\n", [{"a": 1}], [4]),
+    ("a: 1\n---\nb: 'x\n", [{"a": 1}], [3]),
     # comments and empty documents are none
     ("# only a comment\n---\n---\na: 1\n...\n", [{"a": 1}], []),
     # directives belong to what follows

@@ -92,6 +92,24 @@ def model_flag(context: Context) -> Iterator[Say]:
         )
 
 
+@rule(
+    "HR320",
+    "error",
+    "the engine's command given to its own image",
+    "https://github.com/vllm-project/vllm/blob/main/docker/Dockerfile",
+)
+def command_twice(context: Context) -> Iterator[Say]:
+    """The entry point of vLLM's image is `vllm serve`, or the API server itself in older ones: arguments that begin with serve
+    take that word for the model, and it does not start."""
+    for one in engines(context):
+        first = next(one.container.get("args").each(), None)
+        own = one.newest or one.version is not None
+        if first is not None and own and not one.container.get("command") and first.text in ("serve", "vllm"):
+            what = f"The image starts vllm serve itself: {first.text} is taken for the model, and it does not start."
+            edits = (Edit("delete", first),) if first.text == "serve" else ()
+            yield Say(first, what, "Begin with the model.", edits)
+
+
 @rule("HR310", "error", "code from the hub is run", "https://docs.vllm.ai/en/latest/usage/security/")
 def remote_code(context: Context) -> Iterator[Say]:
     """--trust-remote-code runs Python from the model's repository, with everything that the container may do. Without a pinned

@@ -1,6 +1,7 @@
 """HR4xx: GPUs of a pod, and what engines make of them."""
 
 from collections.abc import Iterator
+from math import prod
 
 from headrace.importing.base import At
 from headrace.lint.base import Say, rule
@@ -40,12 +41,10 @@ def other_count(context: Context) -> Iterator[Say]:
     for one in engines(context):
         if not one.lives or one.pod is None or one.engine not in ("vllm", "sglang") or _several_nodes(one):
             continue
-        wanted = one.tensor_parallel
-        for name in _SPLIT[:4]:
-            flag = one.flag(name)
-            if flag is not None and flag.number is None:
-                return
-            wanted *= (flag.number if flag else None) or 1
+        split = [flag.number for name in _SPLIT[:4] if (flag := one.flag(name)) is not None]
+        wanted = one.tensor_parallel * prod(number or 1 for number in split)
+        if None in split:
+            continue
         given = next(iter(_limits(one.container)), None)
         have = given.number if given is not None else None
         if given is None or not have or wanted == have:

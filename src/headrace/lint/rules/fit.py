@@ -106,7 +106,8 @@ def does_not_fit(context: Context) -> Iterator[Say]:
                 f" and {show_bytes(need - facts.weight_bytes)} for a request;"
                 f" {devices} × {gpu.name} give {show_bytes(have)}: {show_bytes(need - have)} are missing."
             )
-            yield Say(one.model_at, what, f"Ask what would: headrace plan hf:{one.hub} --machine '{devices * 2} x {gpu.name}'.")
+            more = next((count for count in (2, 4, 8, 16, 32) if count > devices and need * devices <= have * count), 64)
+            yield Say(one.model_at, what, f"Ask what would: headrace plan hf:{one.hub} --machine '{more} x {gpu.name}'.")
 
 
 def _share(text: str) -> float:
@@ -123,7 +124,7 @@ def unknown_size(context: Context) -> Iterator[Say]:
     known = {name: name for name in catalogue.skus("azure")}
     for at in _sizes(context):
         text = at.text
-        if text in known or not text.startswith("Standard_") or re.search(r"[{$<]", text):
+        if not text.startswith("Standard_") or re.search(r"[{$<]", text):
             continue
         if _REMOVED.fullmatch(text):
             yield Say(
@@ -131,7 +132,7 @@ def unknown_size(context: Context) -> Iterator[Say]:
                 f"KAITO has removed {text}: its GPUs are too old for what it runs.",
                 "Use Standard_NC24ads_A100_v4, or an A10.",
             )
-        elif (right := _respelled(text, known)) is not None:
+        elif text not in known and (right := _respelled(text, known)) is not None:
             yield Say(at, f"Azure has no {text}.", f"Write {right}.")
 
 
@@ -139,6 +140,7 @@ def _sizes(context: Context) -> Iterator[At]:
     for one in context.of("Workspace", "RAGEngine"):
         yield one.at.get("resource", "instanceType")
         yield one.spec.get("compute", "instanceType")
+        yield one.spec.get("resource", "instanceType")
     for one in context.of("InferenceSet"):
         yield one.spec.get("template", "resource", "instanceType")
 

@@ -11,7 +11,12 @@ from headrace.lint.context import Context
 from headrace.lint.serving import Served, engines, shell_text
 
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_TOKEN_PATH")
-_MOVING = ("latest", "nightly", "main", "master", "dev", "edge", "stable", "server", "server-cuda", "server-cuda-b", "full-cuda")
+_MOVING = re.compile(
+    r"(?:.*[-_.])?(?:latest|nightly|main|master|dev|edge|stable)(?:[-_].*)?"
+    r"|(?:server|full|light)(?:-(?:cuda|rocm|musa|vulkan|intel|openvino)(?:-b|1[23])?)?"
+)
+_VERSIONED = re.compile(r"\d+\.\d+|[0-9a-f]{7}|\d{6}")
+"""A version, a commit or a day in a tag: it may still move, and nobody can know."""
 _GATED = re.compile(
     r"meta-llama/(?:Llama|Meta-Llama|CodeLlama)[\w.-]*|google/gemma-(?:\d|1\.1|2|3)-\d+b\S*|bigcode/starcoder\S*", re.I
 )
@@ -19,6 +24,11 @@ _GATED = re.compile(
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "VLLM_USE_MODELSCOPE")
 _CACHES = re.compile(r"huggingface|/models?\b|/data\b|/cache\b|\.cache|hf[-_/]?home|hub|weights", re.I)
 _NO_WEIGHTS = ("configMap", "secret", "downwardAPI", "projected")
+_KEY = re.compile(r"(?:secret|access|api)_?key$|password$|token$", re.I)
+_TEMPORARY = ("emptyDir", "ephemeral")
+"""Volumes that go with their pod."""
+_SYSTEM = ("/dev/", "/etc/", "/sys/", "/proc/", "/run/", "/usr/", "/var/run/")
+"""Where devices and settings of a node are mounted, and no weights."""
 
 
 @rule("HR301", "warning", "an image without a version", "https://kubernetes.io/docs/concepts/containers/images/")
@@ -30,7 +40,7 @@ def unpinned_image(context: Context) -> Iterator[Say]:
         if not text or re.search(r"[<>{}$]", text) or one.container.get("image").path == ():
             continue
         tag = tag_of(text)
-        if not tag or tag.lower() in _MOVING:
+        if not tag or (_MOVING.fullmatch(tag.lower()) and not _VERSIONED.search(tag)):
             said = text if tag else f"{text} (which is latest)" if ":" not in text.rpartition("/")[2] else text
             yield Say(one.image, f"{said} is another engine at the next start.", "Write a version, or a digest.")
 
@@ -67,7 +77,7 @@ def gated(context: Context) -> Iterator[Say]:
 def _has_weights(one: Served) -> bool:
     """Whether weights may be there already: in a volume, or by another container."""
     spec = one.pod.spec if one.pod else one.container
-    return bool(spec.get("initContainers")) or any(_kind(one, mount) not in (*_NO_WEIGHTS, "emptyDir") for mount in _mounts(one))
+    return bool(spec.get("initContainers")) or any(_kind(one, mount) not in (*_NO_WEIGHTS, *_TEMPORARY) for mount in _mounts(one))
 
 
 @rule(
@@ -77,13 +87,22 @@ def _has_weights(one: Served) -> bool:
     "https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/utils/_auth.py",
 )
 def old_token_name(context: Context) -> Iterator[Say]:
-    """huggingface_hub reads HF_TOKEN first; HUGGING_FACE_HUB_TOKEN is its name of old. KAITO wants the key HF_TOKEN in the
-    Secret: keep both keys in one Secret."""
+    """huggingface_hub reads HF_TOKEN first; HUGGING_FACE_HUB_TOKEN is its name of old, which TGI before 2.1 needs. KAITO wants
+    the key HF_TOKEN in the Secret: keep both keys in one Secret."""
     for one in engines(context):
         old = one.env("HUGGING_FACE_HUB_TOKEN")
-        if old is not None and one.env("HF_TOKEN") is None and one.engine in ("vllm", "sglang", "tgi"):
+        if old is not None and one.env("HF_TOKEN") is None and one.engine in ("vllm", "sglang", "tgi") and _reads_new_name(one):
             name = old.get("name")
-            yield Say(name, "HUGGING_FACE_HUB_TOKEN is the old name.", "Write HF_TOKEN.", (Edit("set", name, "", "HF_TOKEN"),))
+            edits = () if "HUGGING_FACE_HUB_TOKEN" in shell_text(one.container) else (Edit("set", name, "", "HF_TOKEN"),)
+            yield Say(name, "HUGGING_FACE_HUB_TOKEN is the old name.", "Write HF_TOKEN.", edits)
+
+
+def _reads_new_name(one: Served) -> bool:
+    tag = re.search(r":v?(\d+)\.(\d+)", one.image.text)
+    version = (int(tag[1]), int(tag[2])) if tag else None
+    if one.engine == "tgi":
+        return version >= (2, 1) if version else one.image.text.endswith(":latest")
+    return one.engine != "vllm" or version is None or version >= (0, 4)
 
 
 @rule("HR305", "warning", "weights are fetched again at each start", "https://github.com/vllm-project/vllm/issues/15862")
@@ -94,12 +113,13 @@ def no_cache(context: Context) -> Iterator[Say]:
         if not one.lives or not one.hub or one.engine not in ("vllm", "sglang", "tgi") or _host_cache(one):
             continue
         mounts = [mount for mount in _mounts(one) if _kind(one, mount) not in _NO_WEIGHTS]
-        kinds = {_kind(one, mount) for mount in mounts if mount.get("mountPath").text != "/dev/shm"}
-        cached = [mount for mount in mounts if _kind(one, mount) == "emptyDir" and _CACHES.search(mount.get("mountPath").text)]
-        if kinds - {"emptyDir"}:
+        kinds = {_kind(one, mount) for mount in mounts}
+        cached = [mount for mount in mounts if _kind(one, mount) in _TEMPORARY and _CACHES.search(mount.get("mountPath").text)]
+        if kinds - set(_TEMPORARY):
             continue
         if cached:
-            what = f"{cached[0].get('mountPath').text} is an emptyDir: it goes with the pod, and {one.hub} is fetched again."
+            kind = "an emptyDir" if _kind(one, cached[0]) == "emptyDir" else "an ephemeral volume"
+            what = f"{cached[0].get('mountPath').text} is {kind}: it goes with the pod, and {one.hub} is fetched again."
             yield Say(cached[0], what, "Use a PersistentVolumeClaim, filled once by a Job.")
         elif not kinds:
             what = f"Every replica fetches {one.hub} at each start: no volume keeps it."
@@ -111,7 +131,9 @@ def _host_cache(one: Served) -> bool:
 
 
 def _mounts(one: Served) -> list[At]:
-    return list(one.container.get("volumeMounts").each())
+    """What may hold weights."""
+    mounts = one.container.get("volumeMounts").each()
+    return [mount for mount in mounts if not f"{mount.get('mountPath').text}/".startswith(_SYSTEM)]
 
 
 def _kind(one: Served, mount: At) -> str:
@@ -132,7 +154,7 @@ def plain_secret(context: Context) -> Iterator[Say]:
         for container in [*pod.containers, *pod.spec.get("initContainers").each()]:
             yield from _plain(container)
     for one in engines(context):
-        if one.pod is None and one.owner.kind not in ("command", "service"):
+        if one.pod is None and one.owner.kind != "command":
             yield from _plain(one.container)
     for values in context.of("production-stack"):
         key = values.at.get("servingEngineSpec", "vllmApiKey")
@@ -147,12 +169,18 @@ def plain_secret(context: Context) -> Iterator[Say]:
 def _plain(container: At) -> Iterator[Say]:
     for each in container.get("env").each():
         name, value = each.get("name").text, each.get("value")
-        if (name in _TOKENS[:5] and _real(value.text)) or secret_value(value.text):
+        if (name in _TOKENS[:5] and _real(value.text)) or secret_value(value.text) or (_KEY.search(name) and _random(value.text)):
             yield Say(value, f"{name} is written out, for everybody who can read this.", "Use valueFrom.secretKeyRef.")
     for key in ("command", "args"):
         for item in container.get(key).each():
             if secret_value(item.text):
                 yield Say(item, "There is a secret among the arguments.", "Give it by an environment variable with secretKeyRef.")
+
+
+def _random(text: str) -> bool:
+    """Whether it looks like nothing but a key: what names a key is words."""
+    kinds = (r"[a-z]", r"[A-Z]", r"\d.*\d.*\d")
+    return _real(text) and bool(re.fullmatch(r"\w[\w+/=-]{19,}", text)) and all(re.search(kind, text) for kind in kinds)
 
 
 def _real(text: str) -> bool:

@@ -20,7 +20,6 @@ _TGI_DRAIN = 90
 _PATIENCE = 20
 """Seconds of silence that a busy engine's health may have."""
 _SHORTEST_ROUTE = 120
-_PORTS = {"vllm": 8000, "sglang": 30000}
 
 
 def _probe(one: Served, name: str) -> At:
@@ -90,10 +89,9 @@ def _added(one: Served, name: str, rest: dict[str, int]) -> tuple[Edit, ...]:
 
 def _port(one: Served) -> int | None:
     """Where vLLM and SGLang listen, as long as the container's port agrees."""
-    flag = one.flag("--port")
-    port = flag.number if flag else _PORTS.get(one.engine)
+    port = one.port if one.engine in ("vllm", "sglang") else None
     given = [each.get("containerPort").number for each in one.container.get("ports").each()]
-    return port if port and (not given or port in given) and not one.flag("--ssl-keyfile", "--uds") else None
+    return port if port and (not given or port in given) and not one.flag("--ssl-keyfile") else None
 
 
 @rule("HR203", "warning", "vLLM is told to end and drains nothing", "https://github.com/vllm-project/vllm/pull/36666")
@@ -157,7 +155,7 @@ def no_pre_stop(context: Context) -> Iterator[Say]:
         if not one.container.get("lifecycle", "preStop"):
             what = "SIGTERM comes while requests are still routed here: some are refused at every rollout and scale-down."
             hook = {"preStop": {"exec": {"command": ["sleep", "10"]}}}
-            able = one.engine in _PORTS and one.container.get("lifecycle").value is None and one.container.get("name")
+            able = one.engine in ("vllm", "sglang") and one.container.get("lifecycle").value is None and one.container.get("name")
             edits = (Edit("add", one.container, "lifecycle", hook),) if able else ()
             yield Say(one.container, what, "Write lifecycle.preStop with a sleep of 10 s.", edits)
 
@@ -198,8 +196,8 @@ _SPARE = "headrace/spare-gpus"
     "https://github.com/kaito-project/kaito/blob/main/website/docs/inference-set.md",
 )
 def surge(context: Context) -> Iterator[Say]:
-    """A RollingUpdate with surge (25 % unless it is said) starts the new pod before an old one ends. Without a spare GPU it is
-    Pending for ever, and the rollout never ends."""
+    """A RollingUpdate with surge (25 % unless it is said) that may take no old pod away (25 %, rounded down: none of three)
+    starts the new one first. Where no GPU is free and none can be added it is Pending, and the rollout never ends."""
     for one in _lasting(context):
         strategy = one.owner.spec.get("strategy")
         if one.owner.kind != "Deployment" or one.pod is None or not one.pod.gpus or strategy.get("type").text == "Recreate":
@@ -208,18 +206,26 @@ def surge(context: Context) -> Iterator[Say]:
         if given.text in ("0", "0%") or one.owner.at.get("metadata", "annotations").get(_SPARE):
             continue
         count = one.owner.spec.get("replicas").number
-        if count == 0:
+        if count == 0 or _unavailable(strategy.get("rollingUpdate", "maxUnavailable").text or "25%", count or 1):
             continue
         extra = _surge(given.text or "25%", count or 1) * one.pod.gpus
-        what = f"A rollout wants {extra} more GPU{'s' if extra > 1 else ''} than the model has, and is Pending for ever without."
+        what = f"A rollout needs {extra} more GPU{'s' if extra > 1 else ''} before an old pod ends, and never ends without."
         severity: Severity = "warning" if given.value is not None else "info"
         yield Say(
             given if given.value is not None else one.owner.spec,
             what,
-            "Write maxSurge: 0, maxUnavailable: 1, or keep a GPU free.",
+            "Write maxSurge: 0, maxUnavailable: 1, unless a GPU is free or can be added.",
             (),
             severity,
         )
+
+
+def _unavailable(text: str, replicas: int) -> int:
+    """Pods that a rollout may take away before new ones are ready; what is no number is as good as one."""
+    number = text.rstrip("%")
+    if not number.isdigit():
+        return 1
+    return replicas * int(number) // 100 if text.endswith("%") else int(number)
 
 
 def _surge(text: str, replicas: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from headrace.facts import catalogue
 from headrace.importing.base import At
 from headrace.lint.base import Say, rule
-from headrace.lint.context import Context
+from headrace.lint.context import Context, folder, of_one_project
 from headrace.lint.parse import embedded
 from headrace.lint.rules.sharing import plugin_configs
 from headrace.lint.serving import engines
@@ -22,16 +22,19 @@ def _layouts(context: Context) -> Iterator[At]:
     """Configurations of mig-parted: files of their own, and those in ConfigMaps."""
     for one in context.of("mig-parted"):
         yield one.at
-    for one in context.of("ConfigMap"):
-        for _, value in one.at.get("data").items():  # noqa: PERF102 (At, not a dict)
+    maps = [one.at.get("data") for one in context.of("ConfigMap")]
+    maps += [one.at.get("migManager", "config", "data") for one in context.of("values")]
+    for data in maps:
+        for _, value in data.items():  # noqa: PERF102 (At, not a dict)
             if "mig-configs" in value.text:
                 at = embedded(value, context.texts.get(value.file, ""))
                 if at is not None and at.get("mig-configs").value is not None:
                     yield at
 
 
-_PROFILE = re.compile(r"([12347])g\.\d+gb(?:[+.-](?:me|gfx)(?:\.all)?)?")
-"""A profile's name: compute slices and memory. New cards bring new sizes, so that only the shape can be wrong for certain."""
+_PROFILE = re.compile(r"(?:[12347]c\.)?([12347])g\.\d+gb(?:[+.-](?:me|gfx)(?:\.all)?)?")
+"""A profile's name: compute instances where they are fewer, compute slices, memory. New cards bring new sizes, so that only the
+shape can be wrong for certain."""
 
 
 def profiles() -> list[str]:
@@ -92,7 +95,9 @@ def slices_everything(context: Context) -> Iterator[Say]:
         ]
         if not alone or not resources:
             continue
+        file = config.at.file
         whole = [one for one in engines(context) if one.pod is not None and one.pod.gpus > 1]
+        whole = [one for one in whole if of_one_project(file, one.owner.at.file)]
         for one in whole[:1]:
             what = f"Every node's GPUs are sliced, and {one.owner.title} needs {one.pod.gpus if one.pod else 0} whole ones."
             yield Say(
@@ -115,7 +120,7 @@ def impossible_layout(context: Context) -> Iterator[Say]:
         for name, config in at.get("mig-configs").items():
             for each in config.each():
                 yield from _layout(name, each.get("mig-devices"))
-    single = any(config.at.get("flags", "migStrategy").text == "single" for config in plugin_configs(context))
+    single = [each.at.file for each in plugin_configs(context) if each.at.get("flags", "migStrategy").text == "single"]
     for pod in context.pods():
         for container in pod.containers:
             for name, amount in container.get("resources", "limits").items():
@@ -128,7 +133,7 @@ def impossible_layout(context: Context) -> Iterator[Say]:
                         f"No GPU has the MIG profile {profile}.",
                         nearest(profile, profiles()) or "See nvidia-smi mig -lgip.",
                     )
-                elif single:
+                elif any(of_one_project(file, amount.file) for file in single):
                     yield Say(
                         amount, "With migStrategy single slices are called nvidia.com/gpu.", "Ask for that, or write mixed."
                     )
@@ -161,4 +166,5 @@ def shared_tenants(context: Context) -> Iterator[Say]:
         one, slices = sharing[-1]
         named = ", ".join(spaces[:3])
         what = f"Engines of {len(spaces)} namespaces ({named}) may meet on one GPU, and nothing isolates their memory."
-        yield Say(slices, what, "Use MIG, or a pool for each tenant.")
+        apart = len({folder(one.owner.at.file) for one, _ in sharing}) > 1
+        yield Say(slices, what, "Use MIG, or a pool for each tenant.", (), "info" if apart else None)

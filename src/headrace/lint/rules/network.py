@@ -10,6 +10,10 @@ from headrace.lint.serving import Served, engines
 
 _KEYS = ("--api-key", "--api-keys", "--admin-api-key", "--api-key-file")
 _VARIABLES = ("VLLM_API_KEY", "API_KEY", "SGLANG_API_KEY", "LLAMA_API_KEY")
+_WITH_KEY = {
+    **{"vllm": "give the engine a key (VLLM_API_KEY from a secret)", "sglang": "give the engine a key (--api-key)"},
+    **{"llamacpp": "give the engine a key (LLAMA_API_KEY from a secret)", "tgi": "give the engine a key (API_KEY from a secret)"},
+}
 _IDENTITY = re.compile(r"(?:x-)?(?:[\w-]*-)?(?:user|user-?id|tenant|tenant-?id|priority|fairness-id|org|team)", re.I)
 _GATED = re.compile(r"auth-url|auth-type|auth-signin|whitelist-source-range|allowlist|oauth|auth-tls", re.I)
 _INSIDE = re.compile(r"internal|azure-load-balancer-internal|scheme.*internal", re.I)
@@ -18,8 +22,10 @@ _INSIDE = re.compile(r"internal|azure-load-balancer-internal|scheme.*internal", 
 @rule("HR609", "error", "a model that is open to the internet", "https://docs.vllm.ai/en/latest/usage/security/")
 def open_endpoint(context: Context) -> Iterator[Say]:
     """A Service of type LoadBalancer or NodePort, or an Ingress, in front of an engine without keys: whoever finds it uses it,
-    at your cost."""
+    at your cost. Ports of docker-compose are open on every address of the machine, past most firewalls, unless one is said."""
     for one in engines(context):
+        if one.owner.kind == "service" and not _has_key(one):
+            yield from _published(one)
         if one.pod is None or not one.lives or _has_key(one):
             continue
         for service in context.selecting("Service", one.pod.labels, one.owner.at.file):
@@ -29,11 +35,26 @@ def open_endpoint(context: Context) -> Iterator[Say]:
             outside = kind.text == "LoadBalancer" and not _inside(service) and not service.spec.get("loadBalancerSourceRanges")
             if outside:
                 what = f"{service.title} is reachable from outside, and {one.owner.title} asks for no key."
-                yield Say(kind, what, "Write ClusterIP, or give the engine a key (VLLM_API_KEY by secretKeyRef).")
+                yield Say(kind, what, f"Write ClusterIP, or {_WITH_KEY.get(one.engine, 'put authentication in front')}.")
             elif kind.text == "NodePort":
                 what = f"{service.title} is reachable at every node, and {one.owner.title} asks for no key."
-                yield Say(kind, what, "Write ClusterIP, or give the engine a key.", (), "warning")
+                yield Say(
+                    kind, what, f"Write ClusterIP, or {_WITH_KEY.get(one.engine, 'put authentication in front')}.", (), "warning"
+                )
             yield from _ingresses(context, service, one)
+
+
+def _published(one: Served) -> Iterator[Say]:
+    """The first port of a service that is open to other machines."""
+    for port in one.owner.at.get("ports").each():
+        given = re.sub(r"\$\{[^}]*\}", "1", port.text).partition("/")[0].split(":")
+        address = port.get("host_ip").text or ("" if len(given) < 3 else ":".join(given[:-2]))
+        published = port.get("published").text or len(given) > 1
+        if published and address in ("", "0.0.0.0", "[::]", "::"):
+            what = f"{one.owner.name} is reachable from other machines through this port, and asks for no key."
+            fix = f"Write 127.0.0.1: before the port, or {_WITH_KEY.get(one.engine, 'put authentication in front')}."
+            yield Say(port, what, fix, (), "info")
+            return
 
 
 def _ingresses(context: Context, service: Object, one: Served) -> Iterator[Say]:

@@ -60,7 +60,7 @@ def _right(name: str) -> str:
     rest = name[5:]
     if rest in VLLM_METRICS:
         return f"vllm:{rest}" if name.startswith("vllm_") else ""
-    near = get_close_matches(rest, VLLM_METRICS, 1, 0.9)
+    near = get_close_matches(rest, VLLM_METRICS, 1, 0.85 if name.startswith("vllm_") else 0.9)
     return f"vllm:{near[0]}" if near else ""
 
 
@@ -135,8 +135,20 @@ def waiting_alone(context: Context) -> Iterator[Say]:
     for one in context.of("ScaledObject"):
         asked = queries_of(context, one)
         if len(triggers(one)) == 1 and len(asked) == 1 and _waiting_alone(asked[0]):
-            what = "Waiting requests alone propose 1 replica as soon as the queue is taken in, while all are busy."
-            yield Say(asked[0].at, what, "Sum waiting and running requests, with the concurrency of a replica as the threshold.")
+            yield Say(asked[0].at, *_SAW)
+    for one in context.of("HorizontalPodAutoscaler"):
+        metrics = list(one.spec.get("metrics").each())
+        for kind in ("pods", "external", "object") if len(metrics) == 1 else ():
+            metric = metrics[0].get(kind)
+            name, average = metric.get("metric", "name"), metric.get("target", "type").text == "AverageValue"
+            if average and WAITING.search(name.text):
+                yield Say(name, *_SAW)
+
+
+_SAW = (
+    "Waiting requests alone propose 1 replica as soon as the queue is taken in, while all are busy.",
+    "Sum waiting and running requests, with the concurrency of a replica as the threshold.",
+)
 
 
 def _waiting_alone(query: Query) -> bool:
@@ -188,10 +200,10 @@ def short_host(context: Context) -> Iterator[Say]:
                 yield Say(address, what, f"Write {host}.NAMESPACE.svc.")
 
 
-@rule("HR112", "warning", "scaling on GPU utilisation", "https://llm-d.ai/docs/architecture")
+@rule("HR112", "warning", "scaling on utilisation", "https://llm-d.ai/docs/architecture")
 def utilisation(context: Context) -> Iterator[Say]:
     """A GPU that serves a language model is busy nearly all the time, however short the queue: the number says nothing of what
-    waits."""
+    waits. The CPU beside it says even less: it is idle while the GPU works."""
     for query in queries(context):
         if match := _UTILISATION.search(query.text):
             yield Say(query.at, f"{match[0]} stays near 100 % however short the queue.", "Scale on requests that wait and run.")
@@ -199,6 +211,20 @@ def utilisation(context: Context) -> Iterator[Say]:
         for metric in one.spec.get("metrics").each():
             if match := _UTILISATION.search(str(metric.value)):
                 yield Say(metric, f"{match[0]} stays near 100 % however short the queue.", "Scale on requests that wait and run.")
+    yield from _by_cpu(context)
+
+
+def _by_cpu(context: Context) -> Iterator[Say]:
+    """What scales a model on GPUs by nothing but CPU or memory."""
+    for one in context.of("HorizontalPodAutoscaler", "ScaledObject"):
+        target = context.target(one)
+        if target is None or not serves(context, target) or not any(pod.gpus for pod in context.pods_of(target)):
+            continue
+        named = [metric.get("resource", "name") for metric in one.spec.get("metrics").each()]
+        named += [trigger.get("type") for trigger in triggers(one)]
+        if named and all(name.text in ("cpu", "memory") for name in named):
+            what = f"{target.title} serves on GPUs, and its {named[0].text} says nothing of what waits for them."
+            yield Say(named[0], what, "Scale on requests that wait and run.")
 
 
 @rule(

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from headrace.importing.base import At
-from headrace.lint.base import Edit, Say, rule
-from headrace.lint.context import Context, Pod, texts
-from headrace.lint.serving import engines
+from headrace.lint.base import Edit, Say, Severity, rule
+from headrace.lint.context import Context, Object, Pod, folder, texts
+from headrace.lint.serving import Served, engines, shell_text
 
 _MOST = 100
 """Names that one is compared with: each takes its time."""
@@ -75,25 +75,38 @@ def missing(context: Context) -> Iterator[Say]:
             said.add((kind, name, key))
             there = [one for one in context.named(kind, name) if pod.owner.near(one)]
             if there:
-                yield from _key(kind, at, key, [one.at for one in there])
-            elif near := _near(context, kind, name):
+                yield from _key(kind, at, key, [one.at for one in there if folder(one.at.file) == folder(at.file)])
+            elif near := _near(context, kind, at):
                 yield Say(at, f"There is no {kind} {name} among these files.", f"Did you mean {near[0]}?")
+            elif longer := _longer(context, kind, at):
+                what = f"There is no {kind} {name} in this file, and there is {longer}."
+                yield Say(at, what, f"Did you mean {longer}?", (), "warning")
             elif pod.owner.title in serving and kind != "ConfigMap":
                 what = f"{kind} {name} is not among these files."
                 yield Say(at, what, "It has to be there before: without it the pod does not start.", (), "info")
 
 
-def _near(context: Context, kind: str, name: str) -> list[str]:
-    """The name that was meant, where there are few to compare with."""
-    names = {one.name for one in context.of(kind)}
-    return get_close_matches(name, names, 1, 0.85) if len(names) < _MOST else []
+def _near(context: Context, kind: str, at: At) -> list[str]:
+    """The name that was meant, of those beside it, where there are few to compare with."""
+    there = context.of(kind)
+    names = {one.name for one in there if folder(one.at.file) == folder(at.file)} if len(there) < _MOST else set()
+    return get_close_matches(at.text, names, 1, 0.85)
+
+
+def _longer(context: Context, kind: str, at: At) -> str:
+    """The one object of that kind in the same file whose name begins or ends with this one; "" where there is none."""
+    there = context.of(kind)
+    found = [one.name for one in there if one.at.file == at.file] if len(there) < _MOST else []
+    found = [name for name in found if name.startswith(f"{at.text}-") or name.endswith(f"-{at.text}")]
+    return found[0] if len(found) == 1 else ""
 
 
 def _key(kind: str, at: At, key: str, there: Sequence[At]) -> Iterator[Say]:
     """A key that none of the objects of that name has; with several of them nobody knows which is meant."""
     keys = {name for one in there for part in ("data", "stringData", "binaryData") for name, _ in one.get(part).items()}
     if key and keys and key not in keys:
-        yield Say(at, f"{kind} {at.text} has no key {key}.", f"It has {', '.join(sorted(keys)[:5])}.")
+        severity: Severity | None = None if all(one.file == at.file for one in there) else "warning"
+        yield Say(at, f"{kind} {at.text} has no key {key}.", f"It has {', '.join(sorted(keys)[:5])}.", (), severity)
 
 
 def _references(pod: Pod) -> Iterator[tuple[str, At, str]]:
@@ -116,3 +129,56 @@ def _references(pod: Pod) -> Iterator[tuple[str, At, str]]:
         ):
             if volume.get(field) and volume.get(field, "optional").value is not True:
                 yield kind, volume.get(field, name), ""
+
+
+@rule(
+    "HR613",
+    "error",
+    "a port where nothing listens",
+    "https://kubernetes.io/docs/concepts/services-networking/service/#defining-a-service",
+)
+def nothing_listens(context: Context) -> Iterator[Say]:
+    """A Service sends requests to its targetPort of the pod; its own `port` where it has none. Where neither the engine nor
+    another container of the pod listens there, every connection is refused. Declaring a containerPort opens nothing."""
+    for one in engines(context):
+        if one.pod is None or not one.lives or one.port is None or not _certain(one) or one.pod.spec.get("hostNetwork").value:
+            continue
+        listening = _listening(one, one.pod)
+        for service in context.selecting("Service", one.pod.labels, one.owner.at.file):
+            if one.owner.near(service):
+                yield from _targets(service, one, listening)
+
+
+_ENTRY = re.compile(r"(?:docker\.io/)?(?:vllm/vllm-openai|lmsysorg/sglang)\b|ghcr\.io/gg(?:ml-org|erganov)/llama\.cpp\b")
+"""Images whose entry point is known."""
+
+
+def _certain(one: Served) -> bool:
+    """Whether it is known how the engine is started, and with which port."""
+    told = one.flag("--port") is not None or bool(one.container.get("command")) or _ENTRY.match(one.image.text) is not None
+    return told and "$((" not in shell_text(one.container)
+
+
+def _listening(one: Served, pod: Pod) -> dict[str, int]:
+    """Ports of the pod by name, and by themselves: the engine's, what is declared, and every number in the commands."""
+    containers = [*pod.containers, *pod.spec.get("initContainers").each()]
+    found = {str(one.port): one.port or 0}
+    for container in containers:
+        for port in container.get("ports").each():
+            number = port.get("containerPort").number or 0
+            found |= {str(number): number, port.get("name").text: number}
+        variables = " ".join(each.get("value").text for each in container.get("env").each())
+        found |= {
+            number: int(number) for number in re.findall(r"(?<![\w.])\d{2,5}(?![\w.])", f"{shell_text(container)} {variables}")
+        }
+    return found
+
+
+def _targets(service: Object, one: Served, listening: dict[str, int]) -> Iterator[Say]:
+    for port in service.spec.get("ports").each():
+        target = port.get("targetPort") if port.get("targetPort").value is not None else port.get("port")
+        if not target.text or target.text in listening or re.search(r"[{}$<]", target.text):
+            continue
+        said = f"has no port called {target.text}" if target.number is None else f"does not listen on {target.text}"
+        what = f"{one.owner.title} {said}: {service.title} sends requests there, and they are refused."
+        yield Say(target, what, f"Write targetPort: {one.port}.")

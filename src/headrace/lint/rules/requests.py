@@ -1,12 +1,13 @@
 """HR3xx, HR4xx: what pods ask nodes for."""
 
+import re
 from collections.abc import Iterator
 
 from headrace.importing.base import At
 from headrace.lint.base import Say, rule
 from headrace.lint.context import Context
 from headrace.lint.gpus import sku_of
-from headrace.lint.serving import engines
+from headrace.lint.serving import Served, engines
 
 _DOCS = "https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/"
 
@@ -68,6 +69,36 @@ def _parts(resources: At) -> Iterator[Say]:
 
 def _known(text: str) -> bool:
     return all(char not in text for char in "{$<")
+
+
+_CUDA = re.compile(
+    r"(?:docker\.io/)?(?:vllm/vllm-openai|lmsysorg/sglang)(?::(?!.*(?:cpu|xeon|rocm|xpu|npu|gaudi|hpu|musa)).*)?(?:@.*)?"
+    r"|ghcr\.io/huggingface/text-generation-inference(?::(?!.*(?:cpu|rocm|xpu|gaudi|neuron)).*)?"
+)
+"""Images of engines that were built for CUDA and for nothing else."""
+
+
+@rule("HR414", "warning", "an engine for GPUs that asks for none", "https://docs.vllm.ai/en/latest/getting_started/installation/")
+def no_gpu(context: Context) -> Iterator[Say]:
+    """These images are built for CUDA. In a pod without a GPU the engine finds no device, and ends at its start; vLLM and SGLang
+    have other images for CPUs."""
+    overlays = {one.at.file.rpartition("/")[0] for one in context.of("Kustomization")}
+    for one in engines(context):
+        if not one.lives or not _CUDA.fullmatch(one.image.text) or one.owner.at.file.rpartition("/")[0] in overlays:
+            continue
+        if not _has_devices(one):
+            what = f"It asks for no GPU, and {one.image.text} is built for CUDA: it finds no device."
+            yield Say(one.image, what, 'Write resources.limits: {nvidia.com/gpu: "1"}, or use an image for CPUs.')
+
+
+def _has_devices(one: Served) -> bool:
+    """Whether the pod has devices in this way or another."""
+    spec, resources = (one.pod.spec if one.pod else one.container), one.container.get("resources")
+    named = [name for part in ("limits", "requests") for name, _ in resources.get(part).items() if "/" in name]
+    others = any(spec.get(key) for key in ("resourceClaims", "runtimeClassName")) or bool(resources.get("claims"))
+    mounted = any(volume.get("hostPath", "path").text.startswith("/dev") for volume in spec.get("volumes").each())
+    visible = one.env("NVIDIA_VISIBLE_DEVICES") is not None or one.flag("--device") is not None
+    return bool(named) or others or mounted or visible or one.container.get("securityContext", "privileged").value is True
 
 
 @rule("HR412", "warning", "CPU that leaves GPUs without work", "https://learn.microsoft.com/azure/aks/use-nvidia-gpu")

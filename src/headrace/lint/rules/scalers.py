@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from headrace.importing.base import At
-from headrace.lint.base import Edit, Say, rule
+from headrace.lint.base import Edit, Say, Severity, rule
 from headrace.lint.context import Context, Object
 from headrace.lint.scaled import queries_of, scales_models, triggers
 
@@ -73,17 +73,21 @@ def no_fallback(context: Context) -> Iterator[Say]:
 def replicas_owned_twice(context: Context) -> Iterator[Say]:
     """`spec.replicas` in a manifest whose workload an autoscaler scales: every apply sets the count back, and with server-side
     apply it conflicts. Leave it out from the first apply on: taking it out later resets the count once."""
+    seen: set[int] = set()
     for scaler in context.of("ScaledObject", "HorizontalPodAutoscaler"):
         target = context.target(scaler)
         count = target.spec.get("replicas") if target else None
-        if target and count is not None and count.value is not None:
-            what = f"Every apply sets {target.title} back to {count.text} replicas: {scaler.title} scales it."
+        if target and count is not None and count.value is not None and id(target) not in seen:
+            seen.add(id(target))
+            replicas = f"{count.text} replica{'s' if count.text != '1' else ''}"
+            what = f"Every apply sets {target.title} back to {replicas}: {scaler.title} scales it."
             yield Say(count, what, "Leave replicas out.")
 
 
 @rule("HR114", "error", "two autoscalers on one target", _WEBHOOK)
 def two_scalers(context: Context) -> Iterator[Say]:
-    """Two HPAs, or two ScaledObjects (each makes an HPA), on one workload undo each other's changes. KEDA's webhook refuses."""
+    """Two HPAs, or two ScaledObjects (each makes an HPA), on one workload undo each other's changes. KEDA's webhook refuses. In
+    two files they may be meant as a choice, which one command that applies the folder does not make."""
     first: dict[tuple[str, str, str], Object] = {}
     for scaler in context.of("ScaledObject", "HorizontalPodAutoscaler"):
         reference = scaler.spec.get("scaleTargetRef")
@@ -93,7 +97,8 @@ def two_scalers(context: Context) -> Iterator[Say]:
         other = first.setdefault(key, scaler)
         if other is not scaler and other.title != scaler.title and not _handed_over(scaler):
             what = f"{other.title} scales {key[1]} {key[2]} as well."
-            yield Say(reference, what, "Keep one of them; one ScaledObject can have several triggers.")
+            severity: Severity | None = None if other.at.file == scaler.at.file else "warning"
+            yield Say(reference, what, "Apply one of them: it can have several triggers, or metrics.", (), severity)
 
 
 def _place(scaler: Object) -> str:

@@ -52,6 +52,14 @@ _CONTAINER = (
     *("startupProbe", "readinessProbe", "livenessProbe", "volumeMounts", "volumeDevices", "securityContext", "tty", "stdin"),
     *("stdinOnce", "terminationMessagePath", "terminationMessagePolicy", "restartPolicy", "restartPolicyRules", "resizePolicy"),
 )
+_OF_VLLM = (
+    "tensorParallelSize",
+    "pipelineParallelSize",
+    "maxModelLen",
+    "dtype",
+    "gpuMemoryUtilization",
+)
+"""Keys of vllmConfig in the values of vLLM's production-stack."""
 _RESTART = ("Default", "RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "RecreateGroup", "None")
 
 
@@ -67,11 +75,21 @@ def unknown_field(context: Context) -> Iterator[Say]:
             now = _REMOVED[version, one.kind]
             what = f"Kubernetes serves no {one.kind} of {version} any more."
             yield Say(one.at.get("apiVersion"), what, f"Write {now}." if now else "It has no successor.")
+        reference = one.spec.get("scaleTargetRef")
+        if newer := _REMOVED.get((reference.get("apiVersion").text, reference.get("kind").text)):
+            what = f"Kubernetes serves no {reference.get('kind').text} of {reference.get('apiVersion').text} any more."
+            yield Say(reference.get("apiVersion"), what, f"Write {newer}.")
         yield from _unknown(one)
         yield from _types(one)
     for pod in context.pods():
         for container in pod.containers:
             yield from _near(container, _CONTAINER, "A container")
+    for values in context.of("production-stack"):
+        for spec in values.at.get("servingEngineSpec", "modelSpec").each():
+            for key in _OF_VLLM:
+                if spec.get(key).value is not None:
+                    what = f"{key} stands beside vllmConfig, where the chart of vLLM's production-stack does not read it."
+                    yield Say(spec.get(key), what, "Move it into vllmConfig.")
 
 
 def _unknown(one: Object) -> Iterator[Say]:
@@ -153,7 +171,13 @@ def _intervals(one: Object) -> Iterator[Say]:
 def pool(context: Context) -> Iterator[Say]:
     """v1 has targetPorts, selector.matchLabels and endpointPickerRef with a port; the names of v1alpha2 are refused."""
     for one in context.of("InferencePool"):
-        if one.at.get("apiVersion").text != "inference.networking.k8s.io/v1":
+        version = one.at.get("apiVersion")
+        if version.text.startswith("inference.networking.x-k8s.io/"):
+            what = "The Inference Extension has no InferencePool in inference.networking.x-k8s.io any more (release 1.6)."
+            yield Say(
+                version, what, "Write inference.networking.k8s.io/v1, with targetPorts and endpointPickerRef.", (), "warning"
+            )
+        if version.text != "inference.networking.k8s.io/v1":
             continue
         for old, new in (("targetPortNumber", "targetPorts: [{number: …}]"), ("extensionRef", "endpointPickerRef")):
             if (at := one.spec.get(old)).value is not None:

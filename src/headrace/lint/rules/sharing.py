@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headrace.importing.base import At
 from headrace.lint.base import Edit, Say, rule
-from headrace.lint.context import Context, Object
+from headrace.lint.context import Context, Object, closest, of_one_project
 from headrace.lint.parse import embedded
 from headrace.targets.sharing import device_plugin
 
@@ -41,10 +41,11 @@ def _found(context: Context) -> Iterator[PluginConfig]:
     for one in context.of("device-plugin"):
         yield PluginConfig(one.at, None, "")
     for one in context.of("values"):
-        for key, value in one.at.get("config", "map").items():
-            at = embedded(value, context.texts.get(value.file, ""))
-            if at is not None and at.get("sharing"):
-                yield PluginConfig(at, None, key)
+        for path in (("config", "map"), ("devicePlugin", "config", "data")):  # of the plugin's own chart, of the GPU Operator's
+            for key, value in one.at.get(*path).items():
+                at = embedded(value, context.texts.get(value.file, ""))
+                if at is not None and at.get("sharing"):
+                    yield PluginConfig(at, None, key)
 
 
 @rule("HR501", "error", "a configuration that nothing reads", _PLUGIN)
@@ -58,13 +59,25 @@ def nobody_reads(context: Context) -> Iterator[Say]:
         if owner is None or owner.name in seen:
             continue
         seen.add(owner.name)
-        others = [one for one in context.objects if one is not owner and one.kind != "ConfigMap"]
+        yield from _named_by_nodes(context, owner)
+        others = [one for one in context.objects if one is not owner and one.kind not in ("ConfigMap", "Node")]
         if any(_mentions(one.at.value, owner.name) for one in others):
             continue
         plugin = any(one.kind in ("ClusterPolicy", "values") or "device-plugin" in one.name for one in others)
         what = f"Nothing among these files tells the device plugin of ConfigMap {owner.name}: alone it changes nothing."
         fix = f"Install the plugin with --set config.name={owner.name}, or set devicePlugin.config.name of the GPU Operator."
         yield Say(owner.at, what, fix, (), None if plugin else "warning")
+
+
+def _named_by_nodes(context: Context, owner: Object) -> Iterator[Say]:
+    """Labels of nodes that name the ConfigMap where an entry of it is meant."""
+    for node in context.of("Node"):
+        label = node.at.get("metadata", "labels", "nvidia.com/device-plugin.config")
+        near = closest(node.at.file, context.named("ConfigMap", owner.name))
+        entries = [key for one in near for key, _ in one.at.get("data").items()]
+        if label.text == owner.name and entries and label.text not in entries:
+            what = f"The label chooses an entry of ConfigMap {owner.name}, and this is the ConfigMap's own name."
+            yield Say(label, what, f"Write one of {', '.join(entries[:5])}.")
 
 
 def _mentions(value: object, name: str) -> bool:
@@ -90,9 +103,10 @@ def slices_of_one(context: Context) -> Iterator[Say]:
             yield Say(given if given.value is not None else means, what, "Write failRequestsGreaterThanOne: true.", (edit,))
 
 
-@rule("HR504", "warning", "slices that are called GPUs", "https://github.com/NVIDIA/k8s-device-plugin#with-cuda-time-slicing")
+@rule("HR504", "info", "slices that are called GPUs", "https://github.com/NVIDIA/k8s-device-plugin#with-cuda-time-slicing")
 def same_name(context: Context) -> Iterator[Say]:
-    """Without renameByDefault a slice is called nvidia.com/gpu, like a whole one: a pod that needs a whole GPU cannot say so."""
+    """Without renameByDefault a slice is called nvidia.com/gpu, like a whole one: what tells them apart is a label of the node
+    (nvidia.com/gpu.product ends in -SHARED), which a pod that needs a whole GPU has to name."""
     for config in plugin_configs(context):
         means = config.means("timeSlicing")
         if means.get("resources") and means.get("renameByDefault").value is not True:
@@ -108,7 +122,7 @@ def plugin_not_tolerating(context: Context) -> Iterator[Say]:
     """NVIDIA's static DaemonSet tolerates nvidia.com/gpu only. On nodes with the taint sku=gpu it makes no pod, and they never
     advertise their GPUs (measured)."""
     taints = {
-        (each.get("key").text, each.get("value").text)
+        (each.get("key").text, each.get("value").text, each.file)
         for pod in context.pods()
         if pod.gpus and pod.owner.kind != "DaemonSet"
         for each in pod.spec.get("tolerations").each()
@@ -122,7 +136,8 @@ def plugin_not_tolerating(context: Context) -> Iterator[Say]:
         own = list(pod.spec.get("tolerations").each())
         if any(not each.get("key").text and each.get("operator").text == "Exists" for each in own):
             continue
-        for key, value in sorted(taints - {(each.get("key").text, each.get("value").text) for each in own}):
+        near = {(key, value) for key, value, file in taints if of_one_project(pod.owner.at.file, file)}
+        for key, value in sorted(near - {(each.get("key").text, each.get("value").text) for each in own}):
             if key == "sku" and not any(each.get("key").text == key for each in own):
                 what = f"The pods that ask for GPUs tolerate {key}={value}, and the device plugin does not."
                 yield Say(pod.spec, what, f"Add the toleration {key}={value}:NoSchedule.")

@@ -21,6 +21,11 @@ def _configs(context: Context) -> Iterator[tuple[At, str]]:
                 yield value, value.text
 
 
+def _line(at: At, bare: str, found: re.Match[str]) -> At:
+    """The place of a match, in a file of its own; in a ConfigMap its entry."""
+    return at if at.path else At(at.value, at.file, {(): bare.count("\n", 0, found.start()) + 1})
+
+
 def _bare(text: str) -> str:
     return re.sub(r"#[^\n]*", "", text)
 
@@ -31,10 +36,11 @@ def unbounded_queue(context: Context) -> Iterator[Say]:
     them are late. A bound of 16 answers 503 beyond it (measured)."""
     for at, text in _configs(context):
         bare = _bare(text)
-        if re.search(r"\bdynamic_batching\b", bare) and "max_queue_size" not in bare:
+        found = re.search(r"\bdynamic_batching\b", bare)
+        if found and "max_queue_size" not in bare:
             what = "Its queue has no bound: under overload every request waits longer than its client."
             fix = "Write default_queue_policy { max_queue_size: … } in dynamic_batching."
-            yield Say(at, what, fix)
+            yield Say(_line(at, bare, found), what, fix)
 
 
 @rule("HR316", "error", "numpy 2 in Triton's Python models", "https://github.com/triton-inference-server/server/releases")
@@ -53,13 +59,12 @@ def numpy_two(context: Context) -> Iterator[Say]:
 @rule("HR319", "info", "Triton without dynamic batching", _CONFIG)
 def no_batching(context: Context) -> Iterator[Say]:
     """A model that takes batches (max_batch_size above 0) and has no dynamic_batching runs one request at a time: the batches
-    have to come from the clients."""
+    have to come from the clients. Triton adds it itself for ONNX Runtime and TensorRT, and does not for Python and PyTorch."""
     for at, text in _configs(context):
         bare = _bare(text)
         size = re.search(r"\bmax_batch_size\s*:\s*(\d+)", bare)
-        other = re.search(
-            r"\b(?:dynamic_batching|sequence_batching|ensemble_scheduling|decoupled)\b|\"(?:vllm|tensorrtllm)\"", bare
-        )
-        if size and int(size[1]) > 1 and not other:
+        other = re.search(r"\b(?:dynamic_batching|sequence_batching|ensemble_scheduling|decoupled)\b", bare)
+        alone = re.search(r"\b(?:backend|platform)\s*:\s*\"(?:python|pytorch|pytorch_libtorch)\"", bare)
+        if size and int(size[1]) > 1 and alone and not other:
             what = f"It takes batches of {size[1]}, and nothing makes batches of requests."
-            yield Say(at, what, "Add dynamic_batching { }.")
+            yield Say(_line(at, bare, size), what, "Add dynamic_batching { }.")
