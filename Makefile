@@ -25,7 +25,7 @@ test-vllm: .venv/.dev .venv/.vllm
 	$(BIN)/python -m pytest -m vllm tests/contract
 
 test-cluster: .venv/.dev
-	$(BIN)/python -m pytest -m controlplane tests/cluster
+	tests/cluster/own-network.sh $(BIN)/python -m pytest -m controlplane tests/cluster
 
 # Debian's Kubernetes, built once into ~/.cache/headrace-controlplane. It fails where its sources or Debian's packages are not there.
 SHARED ?= ../shared

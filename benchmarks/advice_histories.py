@@ -168,7 +168,7 @@ def text(seen: Observed) -> str:
     rows = ((one, round(one.at - seen.since, 1)) for one in seen.requests)
     lines += [{"request": [at, one.status, one.tokens_in, one.tokens_out, round(one.waited, 2)]} for one, at in rows]
     looks = ((one, round(one.at - seen.since, 1)) for one in seen.samples)
-    lines += [{"look": [at, one.waiting, one.running, one.ready]} for one, at in looks]
+    lines += [{"look": [at, one.waiting, one.running, one.ready, one.tokens]} for one, at in looks]
     lines += [{"short": round(at - seen.since, 1)} for at in seen.short_of_memory or ()]
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
 

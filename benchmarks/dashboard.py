@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from headrace.control.history import opened
+from headrace.control.recording import opened
 from headrace.dashboard.app import Dashboard
 from headrace.dashboard.past import curves
 from headrace.dashboard.sight import Sight

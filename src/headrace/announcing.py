@@ -69,10 +69,11 @@ Ctrl-C drains and stops; headrace status and headrace logs {name} tell more."""
 
 
 def _example(address: str, name: str, task: Task | None) -> str:
+    if task == "infer":  # every model of tensors says what it takes; not every one takes the same, or V1
+        return f"curl {address}/v2/models/{name}    # what it takes and gives"
     path, body = {
         "embed": ("/v1/embeddings", f'{{"model": "{name}", "input": "Explain what a queue is."}}'),
         "rerank": ("/v1/rerank", f'{{"model": "{name}", "query": "queue", "documents": ["a line of people", "a river"]}}'),
-        "infer": (f"/v1/models/{name}:predict", '{"instances": [ … ]}'),
     }.get(task or "generate", ("/v1/chat/completions", _chat(name)))
     return f"curl {address}{path} -H 'Content-Type: application/json' -d '{body}'"
 

@@ -60,7 +60,10 @@ class Options:
 class View:
     """What the admin application and its pages may see: there is no plan here, and numbers of pods and logs are the cluster's."""
 
-    absent = "Pods are the cluster's: kubectl and KEDA say why there are so many. This gateway has no plan and keeps no history."
+    absent = (
+        "Pods are the cluster's: kubectl and KEDA say why there are so many, and Prometheus keeps what was. What another GPU or "
+        "more users would take, headrace plan --machine says where the file is: no planner runs beside the requests here."
+    )
     plan: Plan | None = None
     decisions: Sequence[tuple[float, str, str]] = ()
     wanted: Mapping[str, int] = MappingProxyType({})

@@ -17,6 +17,11 @@ class HeadraceError(Exception):
         self.fix = fix
 
 
+def plainly(error: object) -> str:
+    """What the system says went wrong, without its number."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class UsageError(HeadraceError):
     """The command line asked for something that cannot be."""
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from headrace.errors import UsageError
@@ -62,6 +62,27 @@ def connections() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
     return max(8, (files - _OTHER_FILES) // 2)
+
+
+@contextlib.contextmanager
+def signalled(call: Callable[[], None], *numbers: int) -> Iterator[None]:
+    """While inside, each of these signals is a call on the running loop; afterwards it does what it did before.
+
+    On Windows, and where this is not the main thread, it does so all the time.
+    """
+    loop, before = asyncio.get_running_loop(), {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, call)
+    except (NotImplementedError, RuntimeError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number] or signal.SIG_DFL)  # the loop leaves the system's own
 
 
 class Stop:

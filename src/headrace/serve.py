@@ -16,6 +16,7 @@ from headrace.control.loop import Loop
 from headrace.control.starts import ColdStarts
 from headrace.control.turns import Rules
 from headrace.control.wishes import Wish, choices, refused
+from headrace.dashboard.advising import Advisor, logged
 from headrace.dashboard.app import Dashboard
 from headrace.dashboard.asking import Question, question
 from headrace.dashboard.plan_page import WhatIf
@@ -186,7 +187,9 @@ def _front(spec: Spec, options: Options, terminal: Terminal, leaving: contextlib
         leaving.push_async_callback(_over, watched(follow(clients, gateway, audit)))
     what_if = _what_if(spec, options)
     leaving.push_async_callback(what_if.worker.close)
-    Dashboard(Sight(admin, view, history_of(spec), spec.usd_per_hour, what_if)).mount()
+    advisor = Advisor(admin.status)
+    leaving.push_async_callback(_over, asyncio.create_task(logged(advisor.advice)))
+    Dashboard(Sight(admin, view, history_of(spec), spec.usd_per_hour, what_if, advisor)).mount()
     return _Front(options, terminal, stop, reloads, view, admin, gateway)
 
 
@@ -262,6 +265,7 @@ class _Run:
             self._announcer.heard,
             drain,
             starts=self._starts.seconds,
+            wakes=self._starts.wakes,
             rules=rules,
             recorder=self._history,
             mover=self._moves,

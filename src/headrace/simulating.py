@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import floor
 from pathlib import Path
+from typing import TypedDict
 
 from headrace.errors import PlanError, UsageError
 from headrace.facts import catalogue, request
@@ -51,12 +52,24 @@ class Wish:
     replicas: str | None = None
     replica: str = ""
     limit: str | None = None
-    copies: int = 1
+    times: int = 1
     model: str | None = None
     as_json: bool = False
     plot: Path | None = None
     suggest: bool = False
     offline: bool = False
+
+
+class Options(TypedDict, total=False):
+    """Of a Wish, what makes another answer: as text, as the options of `headrace simulate` with these names."""
+
+    machine: str | None
+    cold_start: str | None
+    replicas: str | None
+    replica: str
+    limit: str | None
+    times: int
+    model: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,8 @@ def simulate(spec: Spec | None, wish: Wish, terminal: Terminal) -> str:
     """The comparison as text or JSON; a picture beside it where one is asked for. `spec` is None with rates given by hand."""
     case, trace = _asked(spec, wish, terminal)
     if wish.suggest:
-        return _suggested(case, trace, wish, terminal)
+        found = suggest(trace, case.setting, case.policy, _MEETS)
+        return _suggestion_json(case, found) if wish.as_json else _suggestion(case, trace, found)
     outcomes = [*_outcomes(case, trace, wish, terminal)]
     if wish.plot:
         _draw(wish.plot, case, trace, outcomes)
@@ -86,6 +100,13 @@ def compared(spec: Spec | None, wish: Wish, terminal: Terminal) -> tuple[tuple[O
     case, trace = _asked(spec, wish, terminal)
     outcomes = tuple(_outcomes(case, trace, wish, terminal))
     return outcomes, _text(case, trace, outcomes)
+
+
+def suggested(spec: Spec | None, wish: Wish, terminal: Terminal) -> tuple[Suggestion, str]:
+    """The settings that keep the limit at least cost, and that as text. Raises HeadraceError."""
+    case, trace = _asked(spec, wish, terminal)
+    found = suggest(trace, case.setting, case.policy, _MEETS)
+    return found, _suggestion(case, trace, found)
 
 
 def _asked(spec: Spec | None, wish: Wish, terminal: Terminal) -> tuple[_Case, Trace]:
@@ -101,6 +122,8 @@ def _check(wish: Wish) -> None:
     for name in wish.policies:
         if name not in there and not (name.startswith("fixed:") and name[6:].isdigit()):
             raise UsageError(f'--policy: "{name}" is not a policy.', f"There are {', '.join(there)} and fixed:N.")
+    if not 1 <= wish.times <= 1000:
+        raise UsageError(f"--times: {wish.times} is not from 1 to 1000.")
     if wish.plot and wish.plot.suffix not in (".svg", ".html"):
         raise UsageError(f"--plot: {wish.plot} is neither .svg nor .html.")
 
@@ -125,7 +148,7 @@ def _trace(wish: Wish, name: str) -> Trace:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"--trace: {wish.trace} cannot be read: {why}.") from None
-    return times(trace, wish.copies) if wish.copies > 1 else trace
+    return times(trace, wish.times) if wish.times > 1 else trace
 
 
 def _case(spec: Spec | None, name: str, model: ModelSpec | None, trace: Trace, wish: Wish, terminal: Terminal) -> _Case:
@@ -250,13 +273,10 @@ def _outcomes(case: _Case, trace: Trace, wish: Wish, terminal: Terminal) -> list
     return outcomes
 
 
-def _suggested(case: _Case, trace: Trace, wish: Wish, terminal: Terminal) -> str:
-    found = suggest(trace, case.setting, case.policy, _MEETS)
-    if wish.as_json:
-        asked = {"replicas": f"{found.policy.least}..{found.policy.most}", "queue": found.policy.queue}
-        said = {"suggested": asked, "meets": found.meets}
-        return json.dumps(said | report.data(found.outcome, case.usd_per_gpu_hour), indent=2)
-    return _suggestion(case, trace, found)
+def _suggestion_json(case: _Case, found: Suggestion) -> str:
+    asked = {"replicas": f"{found.policy.least}..{found.policy.most}", "queue": found.policy.queue}
+    said = {"suggested": asked, "meets": found.meets}
+    return json.dumps(said | report.data(found.outcome, case.usd_per_gpu_hour), indent=2)
 
 
 def _suggestion(case: _Case, trace: Trace, found: Suggestion) -> str:

@@ -37,10 +37,14 @@ class Starts:
         draft.write_text("".join(lines[len(lines) // 2 :]), "utf-8")
         os.replace(draft, self._file)
 
-    def expected(self) -> Mapping[tuple[str, str], tuple[float, int]]:
-        """By (engine, weights): the median seconds to ready of the last starts, and how many those are."""
+    def expected(self, *, awake: bool = False) -> Mapping[tuple[str, str], tuple[float, int]]:
+        """By (engine, weights): the median seconds to ready of the last starts, or of waking where it slept in place, and how
+        many those are.
+        """
         times: dict[tuple[str, str], list[float]] = {}
         for one in self._all():
+            if bool(one.level) is not awake:
+                continue
             times.setdefault((one.engine, one.weights), []).append(one.load_seconds + one.warm_seconds)
         return {key: (median(found[-LAST:]), len(found[-LAST:])) for key, found in times.items()}
 

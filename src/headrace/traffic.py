@@ -16,6 +16,11 @@ Continues = Literal["final_message", "prefill", "prompt"]
 can do no more. A chat goes on from a last message of the assistant: `prefill` takes it as it is, `final_message` when told so.
 """
 
+Caches = Literal["blocks", "slots"]
+"""What an engine keeps of prompts that it has read: `blocks`, for every prompt that begins with them, or in each of its slots the
+last prompt there, for one request at a time.
+"""
+
 Phase = Literal["loading", "ready", "failed", "asleep"]
 """`asleep`: no replica runs, and one is started when somebody asks."""
 
@@ -43,6 +48,7 @@ class Endpoint:
     """Names besides the model's that the engine knows itself: LoRA adapters, the models of a repository."""
     continues: Continues | None = None
     """How it goes on with an answer that another replica began; None: it cannot, or nobody has tried."""
+    caches: Caches = "blocks"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,12 @@ from headrace.facts.hardware import Machine
 from headrace.facts.model import of
 from headrace.plan import lock as locks
 from headrace.plan.here import Here
-from headrace.prepare import cache_of, fetched, here, history_of, keep_lock, obey_lock, reporting, this_machine
+from headrace.prepare import cache_of, gathered, here, history_of, keep_lock, obey_lock, reporting, this_machine
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.tune import mix as mixes
 from headrace.tune.base import Candidate, Goal, Limits, Mix, Study, Verdict
-from headrace.tune.instead import restore, running, stopped, taken_bytes
+from headrace.tune.instead import restore, served, stopped, taken_bytes
 from headrace.tune.own_defaults import own_defaults
 from headrace.tune.planner import Known, Planner, measured, settings_of
 from headrace.tune.quiet import quiet
@@ -82,11 +82,10 @@ def tune(spec: Spec, lock_file: Path | None, wish: Wish, terminal: Terminal) -> 
         kept = Stopped(folder)
         restore(kept, terminal.say)  # what a tune that was killed had stopped
         name = _model(spec, wish)
-        row = running(wish.url, name)
         with stopped(wish.url, name, kept, terminal.say) if wish.instead else nullcontext():
-            taken = 0 if wish.instead or row is None else taken_bytes(row)
-            ground = _Ground.prepared(spec, lock_file, name, taken, wish, terminal)
-            return _run(_tuned(ground, folder, wish, terminal, beside=taken > 0))
+            beside = taken_bytes(served(wish.url))
+            ground = _Ground.prepared(spec, lock_file, name, beside, wish, terminal)
+            return _run(_tuned(ground, folder, wish, terminal, beside))
 
 
 def _run(main: Coroutine[Any, Any, Tuned]) -> Tuned:
@@ -117,8 +116,12 @@ def _model(spec: Spec, wish: Wish) -> str:
     if name not in spec.models:
         raise UsageError(f'There is no model "{name}" in the file.', f"It has: {', '.join(spec.models)}.")
     if name not in ours or name in artifacts(spec):
-        raise UsageError(f"{name} is no language model that Headrace starts here: there are no settings to search.")
+        raise _no_language(name)
     return name
+
+
+def _no_language(name: str) -> UsageError:
+    return UsageError(f"{name} is no language model that Headrace starts here: there are no settings to search.")
 
 
 @contextmanager
@@ -153,19 +156,20 @@ class _Ground:
     limits: Limits
 
     @classmethod
-    def prepared(cls, spec: Spec, lock_file: Path | None, name: str, taken: int, wish: Wish, terminal: Terminal) -> "_Ground":
-        """Weights fetched, the lock obeyed, the mix known. `taken` bytes are of replicas that run now. Raises HeadraceError."""
+    def prepared(
+        cls, spec: Spec, lock_file: Path | None, name: str, beside: Mapping[str, int], wish: Wish, terminal: Terminal
+    ) -> "_Ground":
+        """Weights fetched, the lock obeyed, the mix known. `beside`: bytes of each model that runs now. Raises HeadraceError."""
         found = this_machine(spec)
         engines_here = here(spec, found)
-        machine = replace(found, memory_free_bytes=min(found.memory_bytes, found.memory_free_bytes + taken))
+        machine = _emptied(found, spec, beside)
         lock, obeyed = obey_lock(spec, lock_file, machine, engines_here, terminal)
-        others = artifacts(obeyed.spec)
-        weights = asyncio.run(fetched(obeyed.spec, terminal, engines_here, offline=wish.offline, leave=frozenset(others)))
-        known = {each: Known(of(one), one.path) for each, one in weights.items()}
+        there = asyncio.run(gathered(obeyed.spec, terminal, engines_here, offline=wish.offline))
+        known = {each: Known(facts, there.paths[each]) for each, facts in there.facts.items()}
         more = {source: _weights(source, spec, engines_here, terminal, wish) for source in wish.weights}
-        pinned = {each: str(replace(one.source, revision=one.revision)) for each, one in weights.items()}
-        pinned |= {each: spec.models[each].source or "" for each in others}
-        planner = Planner(obeyed.spec, name, machine, engines_here, known, more, others)
+        if name not in known:
+            raise _no_language(name)
+        planner = Planner(obeyed.spec, name, machine, engines_here, known, more, there.artifacts)
         present = planner.present()
         if present.task != "generate":
             what = "makes embeddings" if present.task == "embed" else f"does {present.task}"
@@ -178,7 +182,7 @@ class _Ground:
             )
         said = spec.models[name].for_
         limits = wish.limits or Limits(said.ttft, said.tpot)
-        return cls(spec, obeyed.spec, name, planner, engines_here, machine, lock, obeyed.kept, pinned, mix, limits)
+        return cls(spec, obeyed.spec, name, planner, engines_here, machine, lock, obeyed.kept, there.sources, mix, limits)
 
     def written(self, candidate: Candidate, verdict: Verdict) -> str:
         """The lock with the winner in it."""
@@ -190,6 +194,12 @@ class _Ground:
         sources = {**self.sources, self.name: candidate.values.get("source", self.sources[self.name])}
         others = locks.tuned(self.lock, self.kept - {self.name})
         return locks.write(made, self.asked, sources, self.machine, __version__, {**others, self.name: tuned})
+
+
+def _emptied(machine: Machine, spec: Spec, beside: Mapping[str, int]) -> Machine:
+    """The machine as it is when nothing of the file runs: what is planned is all of the file. Other files' models keep theirs."""
+    taken = sum(taken for model, taken in beside.items() if model in spec.models)
+    return replace(machine, memory_free_bytes=min(machine.memory_bytes, machine.memory_free_bytes + taken))
 
 
 def _weights(source: str, spec: Spec, engines_here: Here, terminal: Terminal, wish: Wish) -> Known:
@@ -216,9 +226,9 @@ def _mix(spec: Spec, name: str, wish: Wish) -> Mix:
     return mixes.said(users, wish.prompt or said.prompt or 256, wish.output or said.output or 128, dice, whence)
 
 
-async def _tuned(ground: _Ground, folder: Path, wish: Wish, terminal: Terminal, *, beside: bool) -> Tuned:
+async def _tuned(ground: _Ground, folder: Path, wish: Wish, terminal: Terminal, beside: Mapping[str, int]) -> Tuned:
     state = await asyncio.to_thread(quiet, ground.machine.cores)
-    remarks = _remarks(state, wish, beside=beside)
+    remarks = _remarks(state, wish, beside, this_machine(ground.asked).memory_free_bytes)
     for remark in remarks:
         terminal.say(remark)
     present = ground.planner.present()
@@ -259,7 +269,7 @@ async def _tuned(ground: _Ground, folder: Path, wish: Wish, terminal: Terminal, 
     return Tuned(study, text, runs.interrupted)
 
 
-def _remarks(state: Quiet, wish: Wish, *, beside: bool) -> list[str]:
+def _remarks(state: Quiet, wish: Wish, beside: Mapping[str, int], free_bytes: int) -> list[str]:
     """Raises HeadraceError when the machine is too noisy to tell settings apart, unless that is forced."""
     found = [f"The machine before: {state.numbers}."]
     if state.noise and not wish.force:
@@ -270,8 +280,11 @@ def _remarks(state: Quiet, wish: Wish, *, beside: bool) -> list[str]:
     if state.noise:
         found.append(f"Forced on a noisy machine: {'; '.join(state.noise)}.")
     if beside:
+        there = ", ".join(f"{model} ({show_bytes(taken)})" for model, taken in beside.items())
         found.append(
-            "Measured beside what runs here: the cores are shared, and its requests are slower meanwhile (--instead stops it)."
+            f"Measured beside what runs here: {there}. It keeps its memory: {show_bytes(free_bytes)} are left to try in. "
+            "The cores are shared, and its requests are slower meanwhile"
+            + ("." if wish.instead else " (--instead stops the model that is tuned).")
         )
     return found
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from headrace.artifacts import artifacts
 from headrace.dashboard import answers
 from headrace.dashboard.answers import Answer
 from headrace.dashboard.worker import Task
@@ -19,7 +18,7 @@ from headrace.learned import knowledge
 from headrace.plan.fleet import Member
 from headrace.plan.intent import wanted
 from headrace.plan.plan import plan
-from headrace.planning import facts_of, machines_of
+from headrace.planning import facts_of, known_of, machines_of
 from headrace.prepare import cache_of, check_installed, here, this_machine
 from headrace.spec.load import loads
 from headrace.spec.machine import MachineSpec
@@ -68,8 +67,7 @@ def _here(spec: Spec, task: Task, terminal: Terminal) -> Answer:
     machine = this_machine(spec)
     engines_here = here(spec, machine)
     check_installed(spec, engines_here)
-    others = artifacts(spec)
-    facts = {} if others else facts_of(spec, ("gguf", "safetensors"), terminal, offline=task.offline)
+    facts, others = known_of(spec, ("gguf", "safetensors"), terminal, offline=task.offline)
     places = {name: str(model.source) for name, model in spec.models.items()}
     try:
         return answers.here(plan(spec, facts, places, machine, engines_here, others), task.usd_per_hour)

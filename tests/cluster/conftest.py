@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import ControlPlane, absent, control_plane, downlevel, unique
+from control_plane import ControlPlane, absent, control_plane, unique
+from older import talk_older
 from user import User
-
-from headrace import clusters
-from headrace.targets.kubernetes import survey
 
 
 @pytest.fixture(scope="session")
@@ -24,15 +22,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> None:
     """The objects as the old API server has them (control_plane.downlevel)."""
-    rendered = clusters.objects
-
-    def objects(*arguments: Any) -> Any:
-        cluster, made = rendered(*arguments)
-        return cluster, downlevel(made)
-
-    monkeypatch.setattr(clusters, "objects", objects)
-    kinds = tuple((each["apiVersion"], kind) for version, kind in survey.KINDS for each in downlevel([{"apiVersion": version}]))
-    monkeypatch.setattr(survey, "KINDS", kinds)
+    talk_older(monkeypatch.setattr)
 
 
 @pytest.fixture
@@ -53,7 +43,7 @@ def user(
 def until() -> Callable[..., Any]:
     """Waits until a question has an answer that is true, and gives it; fails when that takes too long."""
 
-    def wait(ask: Callable[[], Any], seconds: float = 40.0) -> Any:
+    def wait(ask: Callable[[], Any], seconds: float = 120.0) -> Any:
         end = time.monotonic() + seconds
         while not (answer := ask()):
             if time.monotonic() > end:

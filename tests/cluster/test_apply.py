@@ -67,10 +67,11 @@ def test_pods_go_to_the_gpus_and_nothing_else_does(user: User, until: Until) -> 
     models = ("chat", "own", "gateway")
     until(lambda: all(user.pods(model) for model in models))
     until(lambda: all(each["spec"].get("nodeName") for model in models for each in user.pods(model)))
-    engines = [each for each in user.pods("chat") if each["metadata"]["labels"]["app.kubernetes.io/component"] == "engine"]
+    chat = user.pods("chat")
+    engines = [each for each in chat if each["metadata"]["labels"]["app.kubernetes.io/component"] == "engine"]
     assert {each["spec"]["nodeName"] for each in engines} <= {"gpu-0", "gpu-1"}
     assert engines
-    others = [*user.pods("own"), *user.pods("gateway"), *(each for each in user.pods("chat") if each not in engines)]
+    others = [*user.pods("own"), *user.pods("gateway"), *(each for each in chat if each not in engines)]
     assert {each["spec"]["nodeName"] for each in others} == {"cpu-0"}
 
 
@@ -105,8 +106,7 @@ def test_weights_come_before_what_reads_them(user: User, until: Until) -> None:
     waited = user.applies("--wait=100s")
     assert "chat: 1 of 1 ready" in waited.err
     assert "port-forward" in waited.out
-    (job,) = user.all("batch/v1", "Job")
-    assert job["status"]["succeeded"] == 1
+    until(lambda: [job["status"].get("succeeded") for job in user.all("batch/v1", "Job")] == [1])
     assert "chat: 1 of 1 ready" in user.types("why", "chat", "--cluster").out
     status = user.types("status", "--cluster").out
     assert [line.split()[:3] for line in status.splitlines() if line.startswith("chat")] == [["chat", "ready", "1/1"]]

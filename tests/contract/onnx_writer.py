@@ -18,6 +18,30 @@ def linear(batch: int | str = "batch") -> bytes:
     return _model(nodes, [weights, _tensor("b", (2,), (0, 10))], [_value("x", FLOAT, (batch, 4))], outputs)
 
 
+def outside(location: str) -> tuple[bytes, bytes]:
+    """The same as `linear`, and the file `location` that its `w` is in."""
+    data = struct.pack("<8f", 1, 0, 2, 0, 3, 0, 4, 1)
+    kept = b"".join(_message(13, _text(1, key) + _text(2, value)) for key, value in (("location", location), ("length", "32")))
+    tensor = _number(1, 4) + _number(1, 2) + _number(2, FLOAT) + _text(8, "w") + kept + _number(14, 1)
+    nodes = [_node("Gemm", ("x", "w", "b"), ("y",))]
+    bias = _tensor("b", (2,), (0, 10))
+    return _model(nodes, [tensor, bias], [_value("x", FLOAT, ("batch", 4))], [_value("y", FLOAT, ("batch", 2))]), data
+
+
+def constant(tensor: bytes, depth: int = 1) -> bytes:
+    """A model with a tensor as the attribute of a node, in a graph within `depth` graphs."""
+    inner = _node("Constant", (), ("y",), _text(1, "value") + _message(5, tensor) + _number(20, 4))
+    for _ in range(depth):
+        inner = _node("If", ("c",), ("y",), _text(1, "then_branch") + _message(6, _message(1, inner)) + _number(20, 5))
+    return _model([inner], [], [], [])
+
+
+def kept_at(*locations: str) -> bytes:
+    """A tensor that says its data are there; several places, where it is not to be believed."""
+    said = b"".join(_message(13, _text(1, "location") + _text(2, each)) for each in locations)
+    return _number(1, 4) + _number(2, FLOAT) + said + _number(14, 1)
+
+
 def mapped() -> bytes:
     """`y = x`, and what converters of scikit-learn like to add: a sequence of maps, which is no tensor."""
     zipped = _node("ZipMap", ("x",), ("z",), _ints("classlabels_int64s", (0, 1)), domain="ai.onnx.ml")

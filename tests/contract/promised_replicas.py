@@ -91,7 +91,7 @@ async def what_cannot_be_loaded_says_why(at: Deployment) -> None:
     placement, words = at.broken
     found = await at.failing(placement)
     assert words in found.reason
-    assert "; last line: " in found.reason
+    assert "; last line: " in found.reason or "; cause: " in found.reason
     assert found.exit_code not in (None, 0)
 
 

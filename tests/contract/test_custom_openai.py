@@ -105,11 +105,13 @@ async def test_embeddings_are_batched_and_come_as_numbers_or_base64(here):
         assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
         packed = (await process.ask("/v1/embeddings", {"input": "a", "encoding_format": "base64"})).json
         assert packed["data"][0]["embedding"] == base64.b64encode(struct.pack("<2f", 1, 0.5)).decode()
+        null = await process.ask("/v1/embeddings", {"input": "a", "encoding_format": None})
+        assert null.json["data"][0]["embedding"] == [1.0, 0.5]
         bad = await process.ask("/v1/embeddings", {"input": "bad"})
         assert bad.json["error"]["message"] == "Search.embed gave an output that is no list of numbers"
         for body in ({}, {"input": []}, {"input": [1, 2]}, {"input": ""}, {"input": "a", "dimensions": 1}):
             assert (await process.ask("/v1/embeddings", body)).status == 400
-        assert await process.metric("batch_size_count") == 3
+        assert await process.metric("batch_size_count") == 4
 
 
 async def test_reranking_puts_the_best_first(here):
@@ -121,6 +123,7 @@ async def test_reranking_puts_the_best_first(here):
             {"index": 2, "relevance_score": 1.0, "document": {"text": "a"}},
             {"index": 0, "relevance_score": 0.0, "document": {"text": "b"}},
         ]
+        assert len((await process.ask("/v1/rerank", body | {"top_n": None})).json["results"]) == 4
         assert (await process.ask("/v1/rerank", {"query": "few", "documents": ["a", "b"]})).status == 500
         assert (await process.ask("/v1/rerank", {"query": "nan", "documents": ["a"]})).status == 500
         for wrong in ({"query": ""}, {"documents": []}, {"documents": [1]}, {"top_n": 0}):

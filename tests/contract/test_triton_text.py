@@ -144,7 +144,7 @@ def test_sigterm_finishes_streams(weights):
         thread.start()
     runner.until(lambda: reading(runner).waiting == 4, "a queue")
     os.killpg(runner.process.pid, signal.SIGTERM)  # as Headrace does: models' processes get it too
-    assert runner.ended(90)[0] == 0
+    assert runner.ended(270)[0] == 0
     for thread in threads:
         thread.join()
     assert [events(body)[-1]["finish_reason"] for body in bodies] == ["length"] * 8

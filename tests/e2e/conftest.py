@@ -46,7 +46,7 @@ class Served:
         with self._said:
             self._said.notify_all()
 
-    def wait_for(self, pattern: str | re.Pattern[str], seconds: float = 60) -> re.Match[str]:
+    def wait_for(self, pattern: str | re.Pattern[str], seconds: float = 180) -> re.Match[str]:
         """The first match of `pattern` in the output; fails when it does not come or the process ends before."""
 
         def found() -> re.Match[str] | None:
@@ -64,7 +64,7 @@ class Served:
         return self.wait_for(_LISTENING)[1]
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             body = answer.read()
         return json.loads(body) if answer.headers["Content-Type"].startswith("application/json") else body.decode()
 
@@ -95,6 +95,16 @@ class Served:
         self.process.stderr.close()
 
 
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`headrace serve` with the `YAML` of the test's module, for all of its tests."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "headrace.yaml").write_text(request.module.YAML)
+    served = Served(["headrace.yaml", "--listen", "127.0.0.1:0"], folder)
+    yield served
+    served.close()
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Start `headrace serve` with a YAML text or with arguments; ended with the test."""
@@ -114,7 +124,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         served.close()
 
 
-def eventually(check: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+def eventually(check: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """The first true value of `check`, asked again and again; fails after `seconds`."""
     until = time.monotonic() + seconds
     pause = threading.Event()

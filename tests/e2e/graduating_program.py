@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from headrace.control.graduate import Graduations, Prospect
+from headrace.control.graduate import Graduations
 from headrace.control.graduation import Aim
 from headrace.control.journal import Entry, Journal, written
 from headrace.control.loop import Loop
+from headrace.control.under_way import Prospect
 from headrace.engines.base import Placement
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits

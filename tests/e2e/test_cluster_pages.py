@@ -44,6 +44,7 @@ async def test_pods_are_shown_as_they_are_and_what_the_cluster_decides_is_left_t
         await playwright.expect(page.locator("#models tr")).to_have_count(1)
         await playwright.expect(page.locator("#link")).to_have_text("live")
         await playwright.expect(page.locator("#shown")).to_contain_text("Pods are the cluster's")
+        await playwright.expect(page.locator("#shown")).to_contain_text("headrace plan --machine")
         assert await page.get_by_role("link", name="Plan").count() == 0
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         await page.goto("/dashboard/model/chat")

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -88,3 +89,27 @@ models:
     (replica,) = served.status("chat")["replicas"]
     assert set(replica["gpus"]) == set(cards.split(","))
     assert "GPU 1, H100-80GB" in served.get("/admin/pages/memory")
+
+
+SMALL = "0, NVIDIA RTX 9999, GPU-ff, 1500, 1460, 4, 12.0, [N/A]"
+
+
+@pytest.mark.skipif(psutil.virtual_memory().available < 12 * 2**30, reason="two engines are planned with 6 GiB of RAM")
+def test_two_models_take_turns_on_one_card_and_sleep_in_place_meanwhile(
+    tmp_path: Path, environment: dict[str, str], serve: Callable[..., Served]
+) -> None:
+    model = weights(tmp_path / "llama")
+    environment |= {"PATH": nvidia_smi(tmp_path / "small", SMALL), "CUDA_VISIBLE_DEVICES": "0"}
+    turns = dict.fromkeys(("chat", "later"), f"{{source: 'file:{model}', engine: vllm, share: swap}}")
+    served = serve(yaml="models:\n" + "".join(f"  {name}: {said}\n" for name, said in turns.items()), environment=environment)
+    for name in ("chat", "later", "chat", "later"):
+        assert ask(served.url, name)["choices"][0]["message"]["content"]
+    assert [name for _, name in starts(tmp_path)] == ["chat", "later"], "each was started once, and woken after that"
+    (replica,) = served.status("chat")["replicas"]
+    assert replica["state"] == "asleep"
+    for path in ("/sleep?level=1", "/wake_up", "/collective_rpc", "/is_sleeping"):
+        request = urllib.request.Request(f"{served.url}{path}", b"{}", {"Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=10)
+        refused.value.close()
+        assert refused.value.code in (404, 405), "what the dev mode of an engine opens is nobody else's"

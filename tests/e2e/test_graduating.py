@@ -211,6 +211,21 @@ def test_what_kills_headrace_twice_is_undone(small: Any, tmp_path: Path) -> None
     assert chat(third.url, 1) == "whole"
 
 
+def test_what_was_on_its_way_back_when_it_was_killed_is_not_tried_again(small: Any, tmp_path: Path) -> None:
+    first = small("after:rolling back")
+    begin(first, QUICK | {"answers": 100_000, "patience_seconds": 600.0})
+    eventually(lambda: first.graduation()["phase"] == "shifting", "it shifts")
+    with contextlib.suppress(OSError):  # it dies before it answers
+        ask(first.url, "/admin/graduations/abort", {"model": "chat"})
+    assert first.process.wait(30) == -signal.SIGKILL
+    second = small()
+    over = ended(second)
+    assert over["phase"] == "rolled back", over
+    assert over["reason"].startswith("asked to go back by "), "for the reason that it had"
+    assert not (tmp_path / "lock").exists()
+    eventually(lambda: [row["state"] for row in second.replicas()] == ["ready"], "the old one serves")
+
+
 def test_asked_to_go_back_it_does(small: Any) -> None:
     one = small()
     begin(one, QUICK | {"answers": 100_000, "patience_seconds": 600.0})

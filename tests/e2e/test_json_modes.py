@@ -11,6 +11,7 @@ import pytest
 
 from headrace.key_store import Store, Stored
 from tests.e2e.conftest import Served
+from tests.fake_process import fake_engine
 
 LLAMA = "hf:meta-llama/Meta-Llama-3.1-8B"
 COMMANDS = (
@@ -35,24 +36,16 @@ COMMANDS = (
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """A folder with files of every kind, and the environment that names the gateway which serves one of them."""
     folder = tmp_path_factory.mktemp("json")
-    engine = subprocess.Popen(
-        [sys.executable, "-m", "headrace.testing.engine", "--port", "0", "--tokens", "4"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert engine.stdout
-    port = next(line for line in engine.stdout if "http://" in line).strip().rpartition(":")[2]
     (folder / "llama.yaml").write_text(f"models: {{chat: '{LLAMA}'}}\n")
     (folder / "both.yaml").write_text(f"models: {{chat: '{LLAMA}', other: '{LLAMA}'}}\n")
-    (folder / "served.yaml").write_text(f"models: {{chat: {{url: 'http://127.0.0.1:{port}', slots: 4}}}}\n")
     (folder / "trace.csv").write_text("timestamp,input_tokens,output_tokens\n" + "".join(f"{at},200,40\n" for at in range(60)))
     Store(folder / "keys.json").add(Stored("team", ""))
-    served = Served(["served.yaml", "--listen", "127.0.0.1:0"], folder)
-    served.wait_for("chat is ready")
-    yield folder, {**os.environ, "HEADRACE_URL": served.url}
-    served.close()
-    engine.kill()
-    engine.wait()
-    engine.stdout.close()
+    with fake_engine("--tokens", "4") as address:
+        (folder / "served.yaml").write_text(f"models: {{chat: {{url: '{address}', slots: 4}}}}\n")
+        served = Served(["served.yaml", "--listen", "127.0.0.1:0"], folder)
+        served.wait_for("chat is ready")
+        yield folder, {**os.environ, "HEADRACE_URL": served.url}
+        served.close()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

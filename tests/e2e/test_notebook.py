@@ -1,8 +1,6 @@
 """docs/notebook.md in a real Jupyter kernel, over a real `headrace serve` in front of a fake engine."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from headrace.key_store import Store, Stored
 from tests.e2e.conftest import Served
+from tests.fake_process import fake_engine
 
 nbformat = pytest.importorskip("nbformat", reason="nbclient is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
@@ -27,14 +26,8 @@ pytestmark = [
 
 @pytest.fixture
 def engine() -> Iterator[str]:
-    command = [sys.executable, "-m", "headrace.testing.engine", "--port", "0", "--slots", "4", "--tokens", "8"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout
-    line = next(line for line in process.stdout if "http://" in line)
-    yield "http://" + line.partition("http://")[2].strip()
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with fake_engine("--slots", "4", "--tokens", "8") as address:
+        yield address
 
 
 def test_every_cell_of_the_page_runs_and_shows_what_it_should(
@@ -66,7 +59,8 @@ def test_every_cell_of_the_page_runs_and_shows_what_it_should(
     assert "2 at once" in shown[6]
     assert "fixed:2" in shown[7]
     assert "image/png" in shown[8]
-    assert "soon" in shown[9]
+    assert "meets" in shown[9]
+    assert "soon" in shown[10]
 
 
 def _shown(cell: object) -> str:

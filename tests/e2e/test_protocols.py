@@ -29,15 +29,6 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("protocols")
-    (folder / "one.yaml").write_text(YAML)
-    served = Served(["one.yaml", "--listen", "127.0.0.1:0"], folder)
-    yield served
-    served.close()
-
-
 @pytest.fixture
 def claude(served: Served) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=served.url, api_key="unused", max_retries=0, timeout=60) as client:

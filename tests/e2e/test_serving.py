@@ -27,15 +27,6 @@ aliases: {gpt-4o-mini: chat}
 QUEUE = [{"role": "user", "content": "Explain what a queue is, briefly."}]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "two.yaml").write_text(YAML)
-    served = Served(["two.yaml", "--listen", "127.0.0.1:0"], folder)
-    yield served
-    served.close()
-
-
 @pytest.fixture
 def client(served: Served) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=served.url + "/v1", api_key="unused", max_retries=0, timeout=60) as client:

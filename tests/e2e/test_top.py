@@ -23,6 +23,7 @@ import pytest
 
 from headrace.key_store import Store, Stored
 from tests.e2e.conftest import Served, eventually
+from tests.fake_process import fake_engine
 
 YAML = "models: {{chat: {{url: 'http://127.0.0.1:{engine}', slots: 2}}, far: {{url: 'http://127.0.0.1:9'}}}}\n{more}"
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
@@ -32,14 +33,8 @@ _CODE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 @pytest.fixture(scope="module")
 def engine() -> Iterator[int]:
     """The port of a fake engine that is slow enough to be seen."""
-    command = [sys.executable, "-m", "headrace.testing.engine", "--port", "0", "--slots", "2", "--token-seconds", "0.02"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout
-    line = next(line for line in process.stdout if "http://" in line)
-    yield int(line.rpartition(":")[2])
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with fake_engine("--slots", "2", "--token-seconds", "0.02") as address:
+        yield int(address.rpartition(":")[2])
 
 
 class Top:
@@ -174,6 +169,15 @@ def test_load_is_seen_as_it_comes_and_q_leaves_the_terminal_as_it_was(
         client.join(30)
     seen.press("q")
     assert seen.end() == 0
+
+
+def test_curves_begin_with_what_was_recorded_before(serve: Callable[..., Served], top: Callable[..., Top], engine: int) -> None:
+    served = serve(yaml=YAML.format(engine=engine, more=""))
+    eventually(lambda: served.status("chat")["phase"] == "ready", "the engine is found", 60)
+    ask(served.url)
+    past = "/admin/pages/history?model=chat&span=15m"
+    eventually(lambda: any(served.get(past)["columns"]["rate_out"]), "it is written down", 60)
+    top(served.url).shows("█")  # nobody asks any more: its own looks see no token
 
 
 def test_another_size_of_the_window_is_drawn_at_once(serve: Callable[..., Served], top: Callable[..., Top], engine: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.cli import main
-from headrace.control.history import opened
+from headrace.control.recording import opened
 from headrace.report import decisions_text
 
 

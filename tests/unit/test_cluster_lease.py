@@ -16,13 +16,15 @@ RECORD = Record(Aim("chat", "vllm"), "starting", "chat", "chat-b", {"service": "
 
 
 class Store:
-    """One ConfigMap with a version. `before` is called before the next write reaches it; `deaf`: the answer to it is lost."""
+    """One ConfigMap with a version. `before` is called before the next write reaches it; `deaf`: the answer to it is lost, and
+    with this status comes none, or another one.
+    """
 
     def __init__(self) -> None:
         self.object: dict[str, Any] | None = None
         self.version = 0
         self.before: Callable[[], None] | None = None
-        self.deaf = False
+        self.deaf: int | None = None
 
     def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any] | None:
         return self.object
@@ -43,10 +45,9 @@ class Store:
             raise error
         self.version += 1
         self.object = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
-        if self.deaf:  # as when a proxy repeats a request whose answer was lost
-            self.deaf = False
-            error = ClusterError("conflict")
-            error.status = 409
+        if self.deaf is not None:
+            error = ClusterError("lost")
+            error.status, self.deaf = self.deaf, None
             raise error
         return self.object
 
@@ -132,7 +133,51 @@ def test_a_write_whose_answer_was_lost_is_known_as_our_own() -> None:
     store = Store()
     one = lease(store, "one")
     one.begin(RECORD)
-    store.deaf = True
+    store.deaf = 409  # as when a proxy repeats a request whose answer was lost
     one.write(one.record.at("comparing", "ready", 1.0) if one.record else RECORD)
     assert store.record.phase == "comparing"
     one.release()
+
+
+@pytest.mark.parametrize("status", [0, 500])
+def test_and_so_is_one_that_is_written_again_later(status: int) -> None:
+    """The server has another version by then, and no answer said which."""
+    store = Store()
+    one = lease(store, "one")
+    one.begin(RECORD)
+    held = store.record
+    store.deaf = status
+    with pytest.raises(ClusterError, match="lost"):
+        one.write(held.at("comparing", "ready", 1.0))
+    assert store.record.phase == "comparing"
+    one.write(held.at("comparing", "ready", 2.0))
+    assert (store.record.phase, store.record.holder) == ("comparing", "one")
+    one.release()
+
+
+def test_before_a_change_it_is_asked_again_where_the_last_word_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept: its thread did not beat, and what is monotonic stood still."""
+    store = Store()
+    one, other = lease(store, "one"), lease(store, "other")
+    one.begin(RECORD)
+    one._over.set()
+    one.sure()
+    version = store.version
+    other.look()
+    other.write(replace(RECORD, holder="other"))
+    one.sure()  # nothing is asked: its own word is fresh
+    assert store.version == version + 1
+    one._written -= lease_module.BEAT_SECONDS
+    with pytest.raises(LostError, match="somebody else has taken over here"):
+        one.sure()
+
+
+def test_a_record_of_another_version_is_not_written_over() -> None:
+    store = Store()
+    one = lease(store, "one")
+    one.begin(RECORD)
+    one.release()
+    assert store.object is not None
+    store.object["data"]["graduation.json"] = '{"phase": "teleporting"}'
+    with pytest.raises(ClusterError, match="no record that this version can read"):
+        lease(store, "two").begin(RECORD)

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from headrace.control.graduate import Graduations, Prospect
+from headrace.control.graduate import Graduations
 from headrace.control.graduation import Aim
 from headrace.control.journal import Journal
+from headrace.control.under_way import Prospect
 from headrace.engines.base import Placement
 from headrace.errors import HeadraceError, PlanError, UsageError
 from headrace.facts import catalogue

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from headrace.cli import main
+from headrace.testing.hub import FakeHub
+from tests.contract import onnx_writer
 
 LLAMA = "hf:meta-llama/Llama-3.1-8B-Instruct"
 LOG = """\
@@ -209,3 +211,42 @@ def test_what_nobody_knows_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nearest" in capsys.readouterr().err
     assert main(["plan", LLAMA, "--offline", "--machine", "T4", "--for", "user=5"]) == 64
     assert "Did you mean users" in capsys.readouterr().err
+
+
+def test_pulling_counts_what_is_to_be_fetched_and_leaves_what_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph, data = onnx_writer.outside("model.onnx_data")
+    (tmp_path / "own.onnx").write_bytes(onnx_writer.linear())
+    (tmp_path / "own.py").write_text("class Own:\n    def predict(self, batch):\n        return batch\n")
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.add("org/m", {"onnx/model.onnx": graph, "onnx/model.onnx_data": data})
+        hub.files["/m.onnx"] = ("application/octet-stream", onnx_writer.linear())
+        (tmp_path / "headrace.yaml").write_text(
+            f"models: {{a: file:./own.onnx, b: file:./own.py, c: {{source: 'hf:org/m', engine: triton}}, d: '{hub.url}/m.onnx'}}"
+        )
+        assert main(["pull", "headrace.yaml"]) == 0
+        said = capsys.readouterr().err
+        sizes = [len(graph) + len(data), len(onnx_writer.linear())]
+        assert f"c: hf:org/m: {sizes[0]} B to fetch\nd: {hub.url}/m.onnx: {sizes[1]} B to fetch\n{sum(sizes)} B to fetch" in said
+        assert not re.search("^[ab]:", said, re.MULTILINE)
+        downloads = hub.downloads()
+        assert main(["pull", "headrace.yaml"]) == 0
+        assert capsys.readouterr().err.count(": in the cache") == 2
+        assert hub.downloads() == downloads
+
+
+def test_pulling_says_of_safetensors_that_are_here_that_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    tensors = len(header).to_bytes(8, "little") + header + bytes(8)
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.add("org/m", {"model.safetensors": tensors, "config.json": b"{}"})
+        (tmp_path / "headrace.yaml").write_text("models: {m: {source: 'hf:org/m', engine: vllm}}")
+        assert main(["pull", "headrace.yaml"]) == 0
+        assert "to fetch" in capsys.readouterr().err
+        assert main(["pull", "headrace.yaml"]) == 0
+        assert "hf:org/m: in the cache" in capsys.readouterr().err

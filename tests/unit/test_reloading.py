@@ -66,7 +66,7 @@ class FakeLoop:
 
 
 class NoRecords:
-    def expected(self) -> Mapping[tuple[str, str], tuple[float, int]]:
+    def expected(self, *, awake: bool = False) -> Mapping[tuple[str, str], tuple[float, int]]:
         return {}
 
     def keep(self, times: object) -> None:

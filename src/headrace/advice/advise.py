@@ -7,23 +7,75 @@ from typing import Any
 
 from headrace.advice.base import Kaito, Observed, Signal, peak
 from headrace.advice.gains import expected
-from headrace.advice.history import observed
-from headrace.advice.known import Known, Setup
+from headrace.advice.history import begun, observed
+from headrace.advice.known import Known, Setup, argument
 from headrace.advice.prometheus import Prometheus
 from headrace.advice.series import Page, Told, told
 from headrace.advice.signals import signals
 from headrace.errors import HeadraceError, ModelError, UsageError, WeightsError
 from headrace.facts.model import ModelFacts
 from headrace.planning import facts_of, without
+from headrace.prepare import history_of
+from headrace.spec.load import load
+from headrace.spec.model import Spec
 from headrace.terminal import Terminal
+from headrace.weights.cache import default_root
+from headrace.weights.source import parse
 
 Advice = Mapping[str, Sequence[Signal]]
 _IDLE = 0.25
+LEAST_WINDOW_SECONDS, MOST_WINDOW_SECONDS = 600.0, 86_400.0
+"""The window that nobody named: as long as there are looks, between these."""
 
 
-def here(status: Mapping[str, Any], file: Path, model: str | None, since: float, until: float) -> Advice:
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A gateway on this machine: its status, its recording where another than its own is meant, and its address as an option of
+    a command ("" for the usual one).
+    """
+
+    status: Mapping[str, Any]
+    recording: Path | None = None
+    at: str = ""
+
+    @property
+    def history(self) -> Path:
+        """What it records into, as its file says."""
+        spec, _ = _served(self.status)
+        return self.recording or (history_of(spec) if spec else Path(default_root(), "history", "history.db"))
+
+
+def window(gateway: Here, until: float) -> float:
+    """When the window begins that nobody named, in seconds since 1970. Raises HeadraceError."""
+    first = begun(gateway.status, gateway.history, until - MOST_WINDOW_SECONDS)
+    return min(first, until - LEAST_WINDOW_SECONDS)
+
+
+def here(gateway: Here, model: str | None, since: float, until: float) -> Advice:
     """The signals on each model of a gateway on this machine, or on one. Raises HeadraceError."""
-    return {one.model: signals(one) for one in observed(status, file, model, since, until)}
+    found = observed(gateway.status, gateway.history, model, since, until)
+    spec, file = _served(gateway.status)
+    return {one.model: signals(replace(one, file=file, at=gateway.at, fixed=_fixed(spec, one.model))) for one in found}
+
+
+def _served(status: Mapping[str, Any]) -> tuple[Spec | None, str]:
+    """What the served file says, and how a command names it; None and "" for none, or one that cannot be read any more."""
+    file = Path(str(status.get("served") or ""))
+    if file.suffix not in (".yaml", ".yml") or not file.is_file():
+        return None, ""
+    try:
+        return load(file, parse), argument(str(file))
+    except HeadraceError:
+        return None, argument(str(file))
+
+
+def _fixed(spec: Spec | None, model: str) -> frozenset[str]:
+    """What the file decides about a model, and does not leave to the lock."""
+    about = spec.models.get(model) if spec else None
+    if about is None:
+        return frozenset()
+    decided = {"engine": about.engine_name, "context": about.context, "slots": about.slots}
+    return frozenset(key for key, value in decided.items() if value != "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +124,7 @@ def _seen(page: Page, known: Known, setup: Setup | None, question: Question) -> 
         sleeps=known.sleeps,
         addresses=1 if said.gateway or setup is None or setup.addresses is None else setup.addresses,
         kaito=kaito,
+        file=setup.file if setup else "",
     )
 
 
@@ -111,7 +164,8 @@ def _expecting(seen: Observed, setup: Setup | None, question: Question, terminal
     known = next((one for one in setup.models if one.model == seen.model), None) if setup else None
     if known is None:
         return seen
-    return replace(seen, gains=dict(expected(seen, known.spec, known.about, _facts(known, question, terminal))))
+    planned = expected(seen, known.spec, known.about, _facts(known, question, terminal))
+    return replace(seen, gains=planned.gains, rates={seen.engine: planned.curve} if planned.curve else {})
 
 
 def _facts(known: Known, question: Question, terminal: Terminal) -> ModelFacts | None:

@@ -16,6 +16,7 @@ from headrace.advice.base import (
     slices,
     steadied,
 )
+from headrace.advice.commands import in_force, planned, shorter
 from headrace.units import show_duration
 
 LEAST_OF_ALL = 100
@@ -23,7 +24,9 @@ LEAST_OF_ALL = 100
 _WAITED = 0.5
 """Seconds from which a request waited for a start rather than for a slot."""
 _RESERVES = ("llamacpp",)
-"""Engines that set the whole context of every slot aside. Others page their cache: tokens nobody asks for cost nothing."""
+"""Engines that set the whole context of every slot aside."""
+_PAGES = ("openvino", "sglang", "tgi", "vllm")
+"""Those that page their cache: tokens nobody asks for cost nothing."""
 
 
 def cold(seen: Observed) -> Signal:
@@ -42,16 +45,19 @@ def cold(seen: Observed) -> Signal:
     middle = show_duration(ranked(waits, 0.5)) if waits else "0s"
     told = percent(share(seen.requests) if seen.requests else None)
     numbers = f"{told} of {counted(seen.requests):.0f} requests woke it, waiting {middle} in the middle"
-    change = f"replicas: 1..{seen.most or 1}, or a longer scale.idle"
+    kept = f"1..{seen.most}" if (seen.most or 1) > 1 else "1"
+    change = f"write replicas: {kept}, or a longer scale.idle, into the file"
     gain = f"{middle} less for those; the memory of one replica is then always taken" if holds == "holds" else ""
-    return Signal(name, holds, numbers, sure, change, gain, "headrace plan")
+    return Signal(name, holds, numbers, sure, change, gain, in_force(seen))
 
 
 def context(seen: Observed) -> Signal:
     """Whether requests leave most of the context unused that is set aside for each."""
     name = "context wasted"
-    if seen.engine and seen.engine not in _RESERVES:
+    if seen.engine in _PAGES:
         return Signal(name, "holds not", f"{seen.engine} pages its cache: context that nobody uses takes no memory", 1.0)
+    if seen.engine and seen.engine not in _RESERVES:
+        return Signal(name, "holds not", f"{seen.engine} sets no context aside", 1.0)
     known = [one for one in seen.requests if one.tokens_in]
     if seen.context is None or counted(known) < LEAST_OF_ALL:
         return Signal(name, "unknown", f"not enough data: {counted(known):.0f} of {LEAST_OF_ALL} requests with known lengths")
@@ -67,8 +73,8 @@ def context(seen: Observed) -> Signal:
     if fit >= whole:
         return Signal(name, "holds not", numbers, sure)
     gain = f"{whole / fit:.1f} times the slots in the same cache; requests of more than {fit} tokens are then refused"
-    command = f"headrace graduate {seen.model} --to {seen.engine} --context {fit}"
-    return Signal(name, holds, numbers, sure, f"context: {fit}", gain, command)
+    change, command = shorter(seen, fit)
+    return Signal(name, holds, numbers, sure, change, gain, command)
 
 
 def prefixes(seen: Observed) -> Signal:
@@ -84,7 +90,7 @@ def prefixes(seen: Observed) -> Signal:
     numbers = f"{percent(repeated)} of the prompts' text was sent before, {percent(cached)} was found in a cache"
     change = "switch the engine's prefix caching on (vLLM: --enable-prefix-caching), or give its cache more memory"
     gain = f"up to {percent(max(0.0, repeated - cached))} of the prompt tokens need not be computed: so much less prefill"
-    return Signal(name, holds, numbers, sure, change, gain, "headrace bench --help")
+    return Signal(name, holds, numbers, sure, change, gain, planned(seen, "--explain"))
 
 
 def _longest(requests: Sequence[Request]) -> int:

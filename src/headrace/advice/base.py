@@ -6,9 +6,17 @@ between them changes nothing. Slices without enough data say nothing; with too f
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
-Row = TypeVar("Row", "Request", "Sample", "Prefixes")
+
+class Dated(Protocol):
+    """What was at a time, in seconds since 1970."""
+
+    @property
+    def at(self) -> float: ...
+
+
+Row = TypeVar("Row", bound=Dated)
 Holds = Literal["holds", "holds not", "unknown"]
 SLICES = 12
 LEAST_SLICES = 3
@@ -39,6 +47,8 @@ class Sample:
     waiting: float | None
     running: float | None
     ready: float | None
+    tokens: float | None = None
+    """Output tokens of the requests that ended since the look before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,12 @@ class Observed:
     """Addresses that clients have to know for these models: 1 behind one gateway."""
     here: bool = True
     """On this machine, where `headrace graduate` can move it; else in a cluster."""
+    file: str = ""
+    """The served file as an argument of a command, with a space before it; "" where a command finds it by itself."""
+    at: str = ""
+    """The gateway's address, likewise."""
+    fixed: frozenset[str] = frozenset()
+    """Keys of the model that the file sets: what it says wins over what is in the lock."""
     requests: Sequence[Request] = ()
     samples: Sequence[Sample] = ()
     short_of_memory: Sequence[float] | None = ()
@@ -96,7 +112,7 @@ class Observed:
     prefixes: Sequence[Prefixes] = ()
     kaito: Kaito | None = None
     rates: dict[str, Callable[[int], float | None]] = field(default_factory=dict)
-    """Tokens per second by engine that is here, at so many requests at once, as measured."""
+    """Tokens per second of one replica at so many requests at once, by engine: as measured on a machine like this, or planned."""
     gains: dict[str, Gain] = field(default_factory=dict)
     """What the planner expects, by the name of the signal."""
 
@@ -117,6 +133,24 @@ class Signal:
     change: str = ""
     gain: str = ""
     command: str = ""
+
+    @property
+    def said(self) -> str:
+        """What was seen, and how sure it is."""
+        short = "not enough data: " if self.holds == "unknown" and not self.numbers.startswith("not enough data") else ""
+        return f"{self.name}: {short}{self.numbers}" + (f" (sure {self.confidence:.1f})" if self.confidence else "")
+
+    @property
+    def advice(self) -> str:
+        """What to change, and what to expect of it."""
+        return self.change + (f"; expect {self.gain}" if self.gain else "")
+
+    @property
+    def sentence(self) -> str:
+        """All of it in a line: the same words in the terminal, for machines, in the log and on the dashboard."""
+        if self.holds != "holds":
+            return self.said
+        return f"{self.said} → {self.advice}" + (f": {self.command}" if self.command else "")
 
 
 def steadied(values: Sequence[float | None], enter: float, leave: float) -> tuple[Holds, float]:

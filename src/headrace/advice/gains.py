@@ -1,7 +1,7 @@
 """What the planner expects of more or other hardware for the load that was seen: tokens per second as ranges, not one number."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from headrace.advice.base import Gain, Observed, peak, ranked
@@ -13,6 +13,7 @@ from headrace.learned import knowledge
 from headrace.plan.consider import consider
 from headrace.plan.intent import Intent, Wanted, asked, wanted
 from headrace.plan.offer import Knowledge, Offer
+from headrace.plan.speed import Engine, estimate
 from headrace.spec.model import ModelSpec, Spec
 from headrace.weights.cache import default_root
 
@@ -26,21 +27,53 @@ class _Question:
     machines: tuple[Machine, ...]
     intent: Intent
     known: Knowledge
-    named: str
+    asked: str
+    """How the machine is named on a command line, with the file."""
 
 
-def expected(seen: Observed, spec: Spec, about: ModelSpec, facts: ModelFacts | None) -> Mapping[str, Gain]:
-    """By signal, for a model whose machine the set-up names; nothing where the planner cannot say."""
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the planner says of a model as it is seen: gains by signal; tokens per second of one replica by requests at once."""
+
+    gains: dict[str, Gain] = field(default_factory=dict)
+    curve: Callable[[int], float | None] | None = None
+
+
+def expected(seen: Observed, spec: Spec, about: ModelSpec, facts: ModelFacts | None) -> Expected:
+    """For a model whose machine the set-up names; nothing where the planner cannot say."""
     if facts is None or spec.elsewhere is None or facts.encoder or not seen.used:
-        return {}
+        return Expected()
     try:
         machines = request.machine(spec.elsewhere, catalogue.gpus(), catalogue.every_sku())
         if any(one != machines[0] for one in machines):  # every size of a cloud: which one it runs on is not said
-            return {}
-        question = _Question(facts, machines, _intent(seen, about), knowledge(default_root()), spec.elsewhere)
-        return dict(_gains(question, wanted(about), seen))
+            return Expected()
+        question = _Question(
+            facts, machines, _intent(seen, about), knowledge(default_root()), f"{seen.file} --machine '{spec.elsewhere}'"
+        )
+        present = wanted(about)
+        if present.quantization == "auto":  # what runs has not been quantized by the planner
+            present = replace(present, quantization="none")
+        now = _best(question, replace(present, replicas=max(1, seen.most or 1)), max(1, seen.most or 1))
+        return Expected(dict(_gains(question, present, now)), _curve(question, now)) if now else Expected()
     except (HeadraceError, ValueError):
-        return {}
+        return Expected()
+
+
+def _curve(question: _Question, now: Offer) -> Callable[[int], float | None]:
+    """Tokens per second of one replica as it is planned, whatever number of requests it lets in."""
+    way, intent = now.way, question.intent
+    split = way.gpus, way.tensor_parallel
+    engine = Engine("vllm", step_tokens=now.memory.batching.max_num_batched_tokens)
+
+    def rate(users: int) -> float | None:
+        lengths = intent.prompt, intent.output, users
+        speed = estimate(
+            question.facts, now.gpu, *split, *lengths, question.known.speed, now.memory.cache_tokens, engine=engine,
+            pp=way.pipeline_parallel,
+        )  # fmt: skip
+        return speed.tokens_per_second.expected
+
+    return rate
 
 
 def _intent(seen: Observed, about: ModelSpec) -> Intent:
@@ -54,23 +87,17 @@ def _intent(seen: Observed, about: ModelSpec) -> Intent:
     return replace(said, prompt=max(_LEAST_TOKENS, ceil(prompt)), output=max(_LEAST_TOKENS, ceil(answer)))
 
 
-def _gains(question: _Question, present: Wanted, seen: Observed) -> Iterator[tuple[str, Gain]]:
-    if present.quantization == "auto":  # what runs has not been quantized by the planner
-        present = replace(present, quantization="none")
-    now = _best(question, replace(present, replicas=max(1, seen.most or 1)), max(1, seen.most or 1))
-    if now is None:
-        return
-    machine = f"--machine '{question.named}'"
+def _gains(question: _Question, present: Wanted, now: Offer) -> Iterator[tuple[str, Gain]]:
     more = _best(question, replace(present, replicas="auto"), _MOST_MACHINES)
     if more is not None and more.replicas > now.replicas:
         what = f"{_rate(more)} with {more.replicas} replicas instead of {_rate(now)} with {now.replicas}, by the planner"
-        yield "throughput insufficient", Gain(what, f"headrace plan {machine} --for users={question.intent.users}")
+        yield "throughput insufficient", Gain(what, f"headrace plan{question.asked} --for users={question.intent.users}")
     for variant in ("fp8", "awq"):
         fewer = _best(question, replace(present, quantization=variant, replicas=now.replicas), now.replicas)
         if fewer is not None and fewer.memory.cache_tokens > now.memory.cache_tokens:
             cache = f"a cache of {fewer.memory.cache_tokens:,} tokens instead of {now.memory.cache_tokens:,}"
             said = f"with {variant} {cache}, and {_rate(fewer)} instead of {_rate(now)}, by the planner"
-            yield "memory binds", Gain(said, f"headrace plan {machine} --explain")
+            yield "memory binds", Gain(said, f"headrace plan{question.asked} --explain")
             return
 
 

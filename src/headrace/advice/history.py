@@ -1,16 +1,16 @@
 """What `headrace serve` recorded here, and its status → what signals are about."""
 
-import contextlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from headrace.advice.base import Gain, Observed, Request, Sample
-from headrace.control.history import SERVED
+from headrace.control.recording import SERVED, reading
 from headrace.engines import engines
 from headrace.environments import installed
-from headrace.errors import HeadraceError, UsageError
+from headrace.errors import UsageError
 from headrace.facts.constants import measured
 from headrace.plan.local_speed import Rates
 from headrace.weights.cache import default_root
@@ -19,20 +19,22 @@ MOST_ROWS = 500_000
 """Of one model, the newest."""
 
 
+def begun(status: Mapping[str, Any], file: Path, since: float) -> float:
+    """When the first look at any model of a gateway was taken, from `since` on (seconds since 1970). Raises HeadraceError."""
+    with reading(file) as connection:
+        first = connection.execute(f"SELECT MIN(at) FROM samples WHERE {SERVED} AND at >= ?2", (status.get("served", ""), since))
+        return float(first.fetchone()[0] or since)
+
+
 def observed(status: Mapping[str, Any], file: Path, model: str | None, since: float, until: float) -> list[Observed]:
     """What is known of each model of a gateway, or of one. Raises HeadraceError."""
     rows = [row for row in status["models"] if model is None or model in (row["name"], *row["aliases"])]
     if not rows:
         known = ", ".join(row["name"] for row in status["models"])
         raise UsageError(f'The gateway has no model "{model}".', f"It has: {known}.")
-    if not file.is_file():
-        raise HeadraceError(f"There is no history at {file}.", "headrace serve writes it while it runs; name another: --history.")
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
-            about = len(status["models"]), status.get("served", ""), since, until
-            return [_observed(connection, row, *about) for row in rows]
-    except sqlite3.Error as error:
-        raise HeadraceError(f"The history in {file} cannot be read: {error}.") from None
+    with reading(file) as connection:
+        about = len(status["models"]), status.get("served", ""), since, until
+        return [_observed(connection, row, *about) for row in rows]
 
 
 def _observed(
@@ -42,10 +44,9 @@ def _observed(
     where = (served, name, since, MOST_ROWS)
     newest = "FROM {} WHERE " + SERVED + " AND model = ?2 AND at >= ?3 ORDER BY at DESC LIMIT ?4"
     requests = connection.execute("SELECT at, status, tokens_in, tokens_out, waited " + newest.format("requests"), where)
-    samples = connection.execute("SELECT at, waiting, running, ready " + newest.format("samples"), where)
-    # Decisions are recorded when they change: that a model goes on without what it wants is seen in the samples.
-    lacking = "at >= ?3 AND waiting > 0 AND wanted > ready + starting + 0.5"
-    short = connection.execute(f"SELECT at FROM samples WHERE {SERVED} AND model = ?2 AND {lacking} LIMIT ?4", where)
+    samples = connection.execute("SELECT at, waiting, running, ready, tokens_out " + newest.format("samples"), where)
+    lacking = "waiting > 0 AND wanted > ready + starting + 0.5"
+    short = connection.execute(f"SELECT at, {lacking} " + newest.format("samples"), where)
     rates = Rates.parse(measured("local"))
     return Observed(
         model=name,
@@ -59,10 +60,18 @@ def _observed(
         models=models,
         requests=[Request(*found) for found in requests][::-1],
         samples=[Sample(*found) for found in samples][::-1],
-        short_of_memory=[at for (at,) in short],
+        short_of_memory=_lasting(list(short)[::-1]),
         rates=_rates(rates, planned["engine"]),
         gains=_gains(rates, planned["engine"] or "", planned["slots"] * planned["most"]),
     )
+
+
+def _lasting(looks: Sequence[tuple[float, bool]]) -> list[float]:
+    """Looks at which it goes on without the replicas that it wants; the first of a row may be the one that makes them start.
+
+    Decisions say what was not granted, and are recorded when they change: how long it lasts is seen in the looks.
+    """
+    return [at for (_, before), (at, lacks) in pairwise(looks) if before and lacks]
 
 
 def _here(rates: Rates, engine: str | None) -> list[str]:

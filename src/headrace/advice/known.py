@@ -1,7 +1,9 @@
 """What set-ups say of themselves: a file of ours, or the objects of a cluster → what signals have to know of each model."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -80,12 +82,21 @@ class Setup:
     models: Sequence[Known]
     addresses: int | None = None
     kaito_version: str = ""
+    file: str = ""
+    """As an argument of a command, with a space before it; "" where there is none, or it is the usual one."""
 
 
-def of_file(spec: Spec) -> Setup:
+def of_file(spec: Spec, file: str = "") -> Setup:
     """What our file says: one gateway is in front of everything."""
     about = spec.kubernetes
-    return Setup([Known(name, called(name, about), spec, kaito=about.on_kaito(name)) for name in spec.models], 1)
+    return Setup(
+        [Known(name, called(name, about), spec, kaito=about.on_kaito(name)) for name in spec.models], 1, file=argument(file)
+    )
+
+
+def argument(file: str) -> str:
+    """How a command names a file: not at all where it finds it by itself."""
+    return "" if not file or Path(file).absolute() == Path("headrace.yaml").absolute() else f" {shlex.quote(file)}"
 
 
 def of_cluster(api: Api, namespace: str) -> Setup:

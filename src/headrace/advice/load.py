@@ -14,6 +14,8 @@ from headrace.advice.base import (
     percent,
     steadied,
 )
+from headrace.advice.ceiling import ceiling
+from headrace.advice.commands import in_force, moved, planned
 
 _NO_GAIN = Gain("")
 
@@ -34,9 +36,16 @@ def throughput(seen: Observed) -> Signal:
     holds, sure = steadied(by_samples(seen, waits), 0.3, 0.1)
     share = percent(waits(known) if known else None)
     numbers = f"requests waited with {_all(most)} serving: {share} of the time (from 30 % on, until 10 %)"
+    near = ceiling(seen)
+    numbers += f"; {near.said}"
     change = "more replicas if memory allows, an engine that batches more, or a larger machine"
     gain = seen.gains.get(name, _NO_GAIN)
-    command = gain.command or f"headrace plan --machine azure --for users={max(2, round(peak(seen)))}"
+    command = gain.command or planned(seen, f"--machine azure --for users={max(2, round(peak(seen)))}")
+    if holds == "holds" and near.near == "holds":
+        sure = min(sure, near.sure)
+    elif holds == "holds" and near.near == "holds not":
+        change = "see first what keeps it below: other models or programs, longer prompts; only then more replicas"
+        command = f"headrace top --once{seen.at}" if seen.here else command
     return Signal(name, holds, numbers, sure, change, gain.said, command if holds == "holds" else "")
 
 
@@ -64,7 +73,8 @@ def engine(seen: Observed) -> Signal:
         f"{users} at once in 9 of 10 looks: {best} {others[best]:.0f} tokens/s against {now:.0f}, measured with 135M parameters"
     )
     gain = seen.gains.get(best, _NO_GAIN).said if holds == "holds" else ""
-    return Signal(name, holds, numbers, sure, f"move to {best}", gain, f"headrace graduate {seen.model} --to {best}")
+    first, command = moved(seen, best)
+    return Signal(name, holds, numbers, sure, f"move to {best}{first}", gain, command)
 
 
 def memory(seen: Observed) -> Signal:
@@ -84,11 +94,11 @@ def memory(seen: Observed) -> Signal:
     if seen.here:
         numbers = f"{share} of the time it got fewer replicas than its load wanted, for want of memory (from 10 % on, until 5 %)"
         change = "weights in fewer bits (source: hf:org/name:Q4_K_M), a shorter context, or fewer models beside it"
-        command = f"headrace graduate {seen.model} --to {seen.engine} --quantization …"
+        command = planned(seen, "--explain")
     else:
         numbers = f"{share} of the time its cache was full (95 %) while requests waited, or requests were put out of it"
         change = "weights in fewer bits (quantization: awq or fp8; your own where there are none), or more memory"
-        command = gain.command or "headrace plan --machine azure"
+        command = gain.command or planned(seen, "--machine azure")
     return Signal(name, holds, numbers, sure, change, gain.said, command)
 
 
@@ -113,8 +123,9 @@ def spare(seen: Observed) -> Signal:
     numbers = f"never more than {busiest:.0f} at once; one replica has {slots} slots, and up to {ready:.0f} were there"
     gain = seen.gains.get(name, _NO_GAIN)
     said = gain.said or f"the memory of {ready - fewer:.0f} of {ready:.0f} replicas while nothing more comes"
-    change = f"replicas: 1..{max(seen.most, fewer + 1)}, or {fewer} fixed: that leaves half of {busiest:.0f} in reserve"
-    return Signal(name, holds, numbers, sure, change, said, "headrace plan")
+    follows = f"1..{max(seen.most, fewer + 1)}, which follows the load"
+    change = f"write replicas: {follows}, or {fewer}, which takes {fewer * slots} at once, into the file"
+    return Signal(name, holds, numbers, sure, change, said, in_force(seen))
 
 
 def _all(most: int) -> str:

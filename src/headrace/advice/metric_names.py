@@ -23,6 +23,8 @@ class Names:
     cached: tuple[str, ...] = ()
     """Prompt tokens that were looked for in a cache, and found. Where `beside`, the first does not count the second."""
     beside: bool = False
+    generated: tuple[str, ...] = ()
+    """Output tokens."""
     prompts: str = ""
     answers: str = ""
     """Histograms of lengths in tokens."""
@@ -31,7 +33,7 @@ class Names:
     def all(self) -> tuple[str, ...]:
         """Every name of a series that is looked for."""
         lengths = tuple(f"{name}_bucket" for name in (self.prompts, self.answers) if name)
-        plain = (self.waiting, self.running, self.finished, self.usage, self.put_out, self.asked, self.cached)
+        plain = (self.waiting, self.running, self.finished, self.usage, self.put_out, self.asked, self.cached, self.generated)
         return tuple(name for names in plain for name in names) + lengths
 
 
@@ -46,6 +48,7 @@ ENGINES = (
         ("vllm:num_preemptions_total",),
         ("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"),
         ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"),
+        generated=("vllm:generation_tokens_total",),
         prompts="vllm:request_prompt_tokens",
         answers="vllm:request_generation_tokens",
     ),
@@ -58,6 +61,7 @@ ENGINES = (
         ("sglang:token_usage",),
         asked=("sglang:prompt_tokens_total",),
         cached=("sglang:cached_tokens_total",),
+        generated=("sglang:generation_tokens_total",),
     ),
     Names(
         "tgi",
@@ -65,6 +69,7 @@ ENGINES = (
         ("tgi_queue_size",),
         ("tgi_batch_current_size",),
         ("tgi_request_success",),
+        generated=("tgi_request_generated_tokens_sum",),
         prompts="tgi_request_input_length",
         answers="tgi_request_generated_tokens",
     ),
@@ -76,6 +81,7 @@ ENGINES = (
         asked=("llamacpp:prompt_tokens_total",),
         cached=("llamacpp:prompt_tokens_cached_total",),
         beside=True,
+        generated=("llamacpp:tokens_predicted_total",),
     ),
     Names("triton", "model", ("nv_inference_pending_request_count",), finished=("nv_inference_request_success",)),
 )
@@ -87,6 +93,7 @@ GATEWAY = Names(
     ("headrace_requests_total",),
     asked=("headrace_prompt_blocks_total",),
     cached=("headrace_prompt_blocks_matched_total",),
+    generated=("headrace_generated_tokens_total",),
 )
 SLOTS, STATE, WANTED = "headrace_slots", "headrace_replica_state", "headrace_replicas_wanted"
 READY = ("kube_deployment_status_replicas_ready", "kube_statefulset_status_replicas_ready")

@@ -86,7 +86,8 @@ def told(page: Page, model: str, workload: str = "", served: Sequence[str] = ())
     if first is None:
         return Told()
     ready = _ready(page, model, workload or model, theirs, gateway=gateway)
-    samples = tuple(_samples(page.times, first.total("waiting"), first.total("running"), ready))
+    made = (theirs.grown("generated") if theirs else {}) or first.grown("generated")
+    samples = tuple(_samples(page.times, first.total("waiting"), first.total("running"), ready, made))
     finished = first.grown("finished") or (theirs.grown("finished") if theirs else {})
     requests = (*_lengths(page, names, theirs, finished), *_waits(page, model, ready, finished))
     short = tuple(_short(theirs, samples)) if theirs and (theirs.series("usage") or theirs.series("put_out")) else None
@@ -189,10 +190,10 @@ def _by_gateway(page: Page, model: str) -> dict[float, float]:
     return {at: 0.0 for one in wanted for at, value in one.points.items() if value == 0} | added(replicas.values())
 
 
-def _samples(times: Iterable[float], waiting: Points, running: Points, ready: Points) -> Iterator[Sample]:
+def _samples(times: Iterable[float], waiting: Points, running: Points, ready: Points, made: Points) -> Iterator[Sample]:
     for at in times:
         if at in waiting or at in running or at in ready:
-            yield Sample(at, waiting.get(at), running.get(at), ready.get(at))
+            yield Sample(at, waiting.get(at), running.get(at), ready.get(at), made.get(at))
 
 
 def _lengths(page: Page, names: Names | None, theirs: _Of | None, finished: Points) -> Iterator[Request]:

@@ -1,10 +1,11 @@
 """When to move on, and when to stay: every signal on one model, each with numbers, a window and a command."""
 
-from headrace.advice import asked, load, setup
+from headrace.advice import asked, ceiling, load, setup
 from headrace.advice.base import Observed, Signal
 
 _JUDGES = (
     load.throughput,
+    ceiling.slots,
     load.engine,
     load.memory,
     asked.cold,

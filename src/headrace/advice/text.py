@@ -18,16 +18,19 @@ def text(found: Mapping[str, Sequence[Signal]], seconds: float) -> str:
 
 def data(found: Mapping[str, Sequence[Signal]], seconds: float) -> str:
     """For machines."""
-    models = [{"model": name, "signals": [asdict(row) for row in rows]} for name, rows in found.items()]
+    models = [
+        {
+            "model": name,
+            "verdict": verdict(rows),
+            "signals": [asdict(row) | {"sentence": row.sentence} for row in rows],
+        }
+        for name, rows in found.items()
+    ]
     return json.dumps({"window_seconds": seconds, "models": models}, indent=2)
 
 
-def _model(name: str, rows: Sequence[Signal], seconds: float) -> str:
-    ordered = sorted(rows, key=lambda row: _FIRST.index(row.holds))
-    return "\n".join([f"{name}, the last {show_duration(seconds)}: {_verdict(rows)}.", *map(_signal, ordered)])
-
-
-def _verdict(rows: Sequence[Signal]) -> str:
+def verdict(rows: Sequence[Signal]) -> str:
+    """What the signals on one model come to."""
     holding, unknown = (sum(row.holds == what for row in rows) for what in ("holds", "unknown"))
     if holding:
         return f"{holding} of {len(rows)} signals say that it is time for something else"
@@ -36,12 +39,14 @@ def _verdict(rows: Sequence[Signal]) -> str:
     return "stay: nothing says that another set-up would do better"
 
 
+def _model(name: str, rows: Sequence[Signal], seconds: float) -> str:
+    ordered = sorted(rows, key=lambda row: _FIRST.index(row.holds))
+    return "\n".join([f"{name}, the last {show_duration(seconds)}: {verdict(rows)}.", *map(_signal, ordered)])
+
+
 def _signal(row: Signal) -> str:
-    short = "not enough data: " if row.holds == "unknown" and not row.numbers.startswith("not enough data") else ""
-    sure = f" (sure {row.confidence:.1f})" if row.confidence else ""
-    lines = [f"  {row.holds:<9}  {row.name}: {short}{row.numbers}{sure}"]
+    lines = [f"  {row.holds:<9}  {row.said}"]
     if row.holds == "holds":
-        gain = f"; expect {row.gain}" if row.gain else ""
-        lines.append(f"             → {row.change}{gain}")
+        lines.append(f"             → {row.advice}")
         lines += [f"             $ {row.command}"] if row.command else []
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from headrace.errors import UsageError
 
 if TYPE_CHECKING:
     from headrace.clusters import Which
+    from headrace.report import UnreachableError
     from headrace.spec.model import Spec
 
 SpecOf = Callable[[argparse.Namespace], "Spec"]
@@ -30,9 +31,9 @@ def add(commands: Any, spec: SpecOf, add_url: Callable[[argparse.ArgumentParser]
     _gateway_parser(commands)
 
 
-def add_cluster(command: argparse.ArgumentParser) -> None:
+def add_cluster(command: argparse.ArgumentParser, file: str = "with --cluster: the file (default headrace.yaml)") -> None:
     """The options by which a command asks a cluster instead of a gateway."""
-    command.add_argument("what", nargs="?", metavar="FILE", help="with --cluster: the file (default headrace.yaml)")
+    command.add_argument("what", nargs="?", metavar="FILE", help=file)
     command.add_argument("--cluster", action="store_true", help="ask the cluster that the file is applied to, not a gateway")
     _add_which(command)
 
@@ -148,10 +149,11 @@ def _why_parser(commands: Any, spec: SpecOf, add_url: Callable[[argparse.Argumen
     command = commands.add_parser(
         "why",
         help="name the one thing that keeps a model from being ready",
-        description="Ask a running gateway, or (with --cluster) the cluster, what stands in the way of a model.",
+        description="Ask a running gateway, or (with --cluster) the cluster, what stands in the way of a model. Where no gateway "
+        "runs here it looks at what a start of the file would stop at: the file, the port, engines, weights, memory.",
     )
     command.add_argument("model", help="a model or an alias")
-    add_cluster(command)
+    add_cluster(command, "the file that is served or applied (default headrace.yaml)")
     add_url(command)
     command.set_defaults(command=lambda options: _why(options, spec))
 
@@ -199,16 +201,48 @@ def _delete(options: argparse.Namespace, spec: SpecOf) -> None:
     print(delete(_spec(options, spec), _which(options), Terminal(), yes=options.yes, weights=options.weights), end="")
 
 
-def _why(options: argparse.Namespace, spec: SpecOf) -> None:
-    found = spec_in_cluster(options, spec)
-    if found is not None:
+def _why(options: argparse.Namespace, spec: SpecOf) -> int:
+    """0 when a gateway or the cluster has answered; 69 when nobody serves the model."""
+    from headrace.in_the_way import why_text
+    from headrace.report import UnreachableError, get
+
+    if options.cluster:
         from headrace.clusters import why
 
-        print(why(found, _which(options), options.model))
-    else:
-        from headrace.report import get, why_text
-
+        print(why(_spec(options, spec), _which(options), options.model))
+        return 0
+    file, options.what = options.what, None
+    spec_in_cluster(options, spec)  # refuses what is for a cluster
+    try:
         print(why_text(get(options.url, "/admin/status"), options.model))
+    except UnreachableError as error:
+        return _unserved(options, file, spec, error)
+    return 0
+
+
+def _unserved(options: argparse.Namespace, file: str | None, spec: SpecOf, error: "UnreachableError") -> int:
+    """No gateway answers where it was asked: it may listen where the file says, else a start of the file says why."""
+    from contextlib import suppress
+    from urllib.parse import urlsplit
+
+    from headrace.cli.entry import lock_of
+    from headrace.in_the_way import why_text
+    from headrace.report import UnreachableError, get
+    from headrace.spec.addresses import GATEWAY
+    from headrace.terminal import Terminal
+    from headrace.unserved import Unserved, why
+
+    what = file or (_DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else None)
+    if what is None or urlsplit(options.url).hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise error
+    options.what = what
+    asked = Unserved(what, spec(options), lock_of(what))
+    if options.url == GATEWAY != asked.address:
+        with suppress(UnreachableError):
+            print(why_text(get(asked.address, "/admin/status"), options.model))
+            return 0
+    print(why(asked, options.model, Terminal()))
+    return error.exit_code
 
 
 def _import_parser(commands: Any) -> None:

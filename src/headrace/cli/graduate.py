@@ -131,18 +131,23 @@ def _watched(options: argparse.Namespace) -> int:
     import json
     import time
 
+    from headrace.report import followed
+
     seen = 0
-    while True:
-        found = [one for one in _graduations(options.url) if one["model"] == options.model]
-        if not found:
+
+    def asked() -> dict[str, Any]:
+        found = next((one for one in _graduations(options.url) if one["model"] == options.model), None)
+        if found is None:
             raise UsageError(f'There was no graduation of "{options.model}" here.')
-        one = found[0]
+        return found
+
+    def told(one: dict[str, Any]) -> None:
+        nonlocal seen
         for row in one["story"][seen:] if not options.json else ():
             print(f"{time.strftime('%H:%M:%S', time.localtime(row['at']))}  {row['said']}", flush=True)
         seen = len(one["story"])
-        if one["over"]:
-            break
-        time.sleep(_POLL_SECONDS)
+
+    one = followed(asked, told, _POLL_SECONDS)
     if options.json:
         print(json.dumps(one, indent=2))
     elif one["evidence"]:
@@ -169,7 +174,7 @@ def _add_advise(commands: Any, spec: SpecOf, add_url: Callable[[argparse.Argumen
     )
     command.add_argument("model", nargs="?", help="a model or an alias; all when left out")
     command.add_argument("what", nargs="?", metavar="FILE", help="with --prometheus: the file that was applied")
-    command.add_argument("--window", default="24h", help="how far to look back (default 24h)")
+    command.add_argument("--window", help="how far to look back (default: as far as was recorded, 10m at least and 24h at most)")
     command.add_argument("--history", metavar="FILE", help="the recording (default: history/history.db in the cache)")
     command.add_argument("--prometheus", metavar="URL", help="ask this instead; its token is read from PROMETHEUS_TOKEN")
     command.add_argument("--namespace", metavar="NAME", help="with --prometheus: only what runs there")
@@ -186,28 +191,32 @@ def _advise(options: argparse.Namespace, spec: SpecOf) -> None:
     from headrace.units import parse_duration
 
     try:
-        seconds = parse_duration(options.window)
+        seconds = parse_duration(options.window) if options.window else None
     except ValueError as error:
         raise UsageError(f"--window: {error}") from None
     until = time.time()
     asked = _by_prometheus if options.prometheus else _by_history
-    found = asked(options, spec, until - seconds, until)
-    print(data(found, seconds) if options.json else text(found, seconds))
+    found, since = asked(options, spec, until - seconds if seconds else None, until)
+    print(data(found, until - since) if options.json else text(found, until - since))
 
 
-def _by_history(options: argparse.Namespace, spec: SpecOf, since: float, until: float) -> "Advice":
-    from headrace.advice.advise import here
+def _by_history(options: argparse.Namespace, spec: SpecOf, since: float | None, until: float) -> "tuple[Advice, float]":
+    import os
+
+    from headrace.advice.advise import Here, here, window
     from headrace.report import get
-    from headrace.weights.cache import default_root
+    from headrace.spec.addresses import GATEWAY
 
     if options.what or options.namespace or options.cluster:
         raise UsageError("A file, --namespace and --cluster are for --prometheus.", "A running gateway is asked by its --url.")
-    file = Path(options.history) if options.history else Path(default_root(), "history", "history.db")
-    return here(get(options.url, "/admin/status"), file, options.model, since, until)
+    at = "" if options.url == os.environ.get("HEADRACE_URL", GATEWAY) else f" --url {options.url}"
+    gateway = Here(get(options.url, "/admin/status"), Path(options.history) if options.history else None, at)
+    since = since or window(gateway, until)
+    return here(gateway, options.model, since, until), since
 
 
-def _by_prometheus(options: argparse.Namespace, spec: SpecOf, since: float, until: float) -> "Advice":
-    from headrace.advice.advise import Question, elsewhere
+def _by_prometheus(options: argparse.Namespace, spec: SpecOf, since: float | None, until: float) -> "tuple[Advice, float]":
+    from headrace.advice.advise import MOST_WINDOW_SECONDS, Question, elsewhere
     from headrace.advice.known import of_cluster, of_file
     from headrace.advice.prometheus import prometheus
     from headrace.targets.kubernetes.client import connect
@@ -220,8 +229,9 @@ def _by_prometheus(options: argparse.Namespace, spec: SpecOf, since: float, unti
         with connect(None, None) as api:
             setup = of_cluster(api, options.namespace or "default")
     elif options.what:
-        setup = of_file(spec(options))
-    return elsewhere(server, setup, Question(options.model, since, until), Terminal())
+        setup = of_file(spec(options), options.what)
+    since = since or until - MOST_WINDOW_SECONDS
+    return elsewhere(server, setup, Question(options.model, since, until), Terminal()), since
 
 
 def _add_drill(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -241,6 +251,7 @@ def _add_drill(commands: Any, add_url: Callable[[argparse.ArgumentParser], None]
     command.add_argument("--swap", metavar="MODEL", help="ask this model, which takes its place in memory for a while")
     command.add_argument("--roll", action="store_true", help="replace its replicas one after the other, and back")
     command.add_argument("--reload", metavar="FILE", help="read this version of the served file, then the served one again")
+    command.add_argument("--patience", default="30m", help="how long a reload or a move may take (default 30m)")
     command.add_argument("--report", metavar="FILE", help="write a picture of it: a page that needs nothing else (.html)")
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.add_argument("--json", action="store_true", help="the report for machines")
@@ -269,12 +280,25 @@ def _drill(options: argparse.Namespace) -> int:
         swap=options.swap,
         reload=options.reload,
         graduate=options.graduate,
+        patience_seconds=_patience(options.patience),
     )
     report = drill(options.url, wish, lambda said: None if options.json else print(said, flush=True))
     print(report.data() if options.json else report.summary())
     if options.report:
         _written(Path(options.report), html(report))
     return 1 if report.ends["dropped"] else 0
+
+
+def _patience(text: str) -> float:
+    from headrace.units import parse_duration
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"--patience: {error}") from None
+    if seconds <= 0:
+        raise UsageError("--patience is more than nothing.", "For example: --patience 30m")
+    return seconds
 
 
 def _written(file: Path, text: str) -> None:

@@ -39,34 +39,32 @@ def add(commands: Any, spec: tune.SpecOf, lock: tune.LockOf) -> None:
 
 def _load(group: Any) -> None:
     group.add_argument(
-        "--concurrency", default="", metavar="N,…", help="closed loop: so many at once, one after the other: 1,8,32"
+        "--concurrency", metavar="N,…", help="closed loop: so many requests at once; several are measured in turn: 1,8,32"
     )
-    group.add_argument("--rate", default="", metavar="R,…", help="open loop: so many a second, whatever is answered: 2,4")
+    group.add_argument("--rate", metavar="R,…", help="open loop: requests a second, whatever is answered: 2,4")
     group.add_argument("--arrivals", choices=["poisson", "constant"], default="poisson", help="of --rate (default poisson)")
     kinds = "Azure's, Mooncake's, BurstGPT's, or a CSV with the columns timestamp,input_tokens,output_tokens"
     group.add_argument("--trace", metavar="FILE", help=f"replay a trace: {kinds}, as headrace history export writes it")
-    group.add_argument("--speed", default="1x", metavar="Nx", help="so many times as fast as the trace was (default 1x)")
+    group.add_argument("--speed", metavar="Nx", help="so many times as fast as the trace was (default 1x)")
     group.add_argument("--find-rate", action="store_true", help="search the highest rate that keeps --slo; begins at --rate")
-    group.add_argument("--slo", default="", metavar="K=V,…", help="limits of a good answer: ttft=500ms,tpot=50ms,e2e=10s")
-    group.add_argument("--share", default="95%", metavar="P%", help="so many have to keep the limits (default 95%%)")
+    group.add_argument("--slo", metavar="K=V,…", help="limits of a good answer: ttft=500ms,tpot=50ms,e2e=10s")
+    group.add_argument("--share", metavar="P%", help="how many of the requests have to keep the limits (default 95%%)")
 
 
 def _requests(group: Any) -> None:
-    group.add_argument(
-        "--prompt", default="512", metavar="TOKENS", help="tokens of a prompt, each made for its request (default 512)"
-    )
-    group.add_argument("--output", default="128", metavar="TOKENS", help="tokens of an answer (default 128)")
-    group.add_argument("--shared-prefix", default="", metavar="TOKENS", help="so many tokens of a prompt are the same in all")
+    group.add_argument("--prompt", metavar="TOKENS", help="tokens of a prompt, each made for its request (default 512)")
+    group.add_argument("--output", metavar="TOKENS", help="tokens of an answer (default 128)")
+    group.add_argument("--shared-prefix", metavar="TOKENS", help="so many tokens of a prompt are the same in all")
     group.add_argument("--lengths", metavar="TRACE", help="prompts and answers as long as those of a trace, drawn by chance")
     group.add_argument("--messages", metavar="FILE", help='JSON lines of your own: {"messages": […], "max_tokens": 300}')
-    group.add_argument("--context", default="", metavar="TOKENS", help="cut requests to fit (default: what the server says)")
+    group.add_argument("--context", metavar="TOKENS", help="cut requests to fit (default: what the server says)")
 
 
 def _length(group: Any) -> None:
-    group.add_argument("--duration", default="", metavar="TIME", help="measured time of a load (default 30s; a trace's own)")
+    group.add_argument("--duration", metavar="TIME", help="measured time of a load (default 30s; a trace's own)")
     group.add_argument("--requests", type=int, metavar="N", help="stop a load after so many measured requests, if that is sooner")
-    group.add_argument("--warmup", default="5s", metavar="TIME", help="before it, not measured (default 5s; 0s for a trace)")
-    group.add_argument("--stall", default="60s", metavar="TIME", help="give up a request after such a silence (default 60s)")
+    group.add_argument("--warmup", metavar="TIME", help="before it, not measured (default 5s; 0s for a trace)")
+    group.add_argument("--stall", metavar="TIME", help="give up a request after such a silence (default 60s)")
     group.add_argument("--seed", type=int, default=1, help="of prompts and arrivals (default 1)")
 
 
@@ -83,9 +81,10 @@ def _bench(options: argparse.Namespace) -> int:
     from headrace.measure.text import shown
 
     if options.compare:
+        from headrace.measure.asking import content
         from headrace.measure.compare import compared
 
-        before, after = (decoded(_read(name), name) for name in options.compare)
+        before, after = (decoded(content(name), name) for name in options.compare)
         print(compared(before, after))
         return 0
     from headrace.measure.bench import bench
@@ -117,45 +116,10 @@ def _code(report: Any, *, strict: bool) -> int:
 
 
 def _wish(options: argparse.Namespace) -> "Wish":
-    from headrace.errors import UsageError
-    from headrace.measure import wish
-    from headrace.measure.prompts import read
+    from headrace.measure.asking import Options, asked
 
-    trace, lengths = _trace(options.trace), _trace(options.lengths)
-    loads = wish.loads(options.concurrency, options.rate, options.arrivals, trace, wish.speed(options.speed))
-    if options.find_rate and (options.concurrency or trace):
-        raise UsageError(
-            "--find-rate searches a rate by itself.", "Leave out --concurrency and --trace; --rate is where it begins."
-        )
-    only_trace = trace is not None and len(loads) == 1
-    if options.requests is not None and options.requests < 1:
-        raise UsageError(f"--requests: {options.requests} is not above 0.")
-    messages = (
-        read(_read(options.messages).decode("utf-8", "replace").splitlines(), options.messages, options.api)
-        if options.messages
-        else ()
-    )
-    return wish.Wish(
-        url=options.url,
-        model=options.model,
-        key=_key(options.key),
-        api=options.api,
-        loads=loads or wish.Wish().loads,
-        prompt=_count(options.prompt, "--prompt"),
-        output=_count(options.output, "--output"),
-        shared=_count(options.shared_prefix, "--shared-prefix") if options.shared_prefix else 0,
-        lengths=lengths,
-        messages=tuple(messages),
-        context=_count(options.context, "--context") if options.context else None,
-        duration=_seconds(options.duration, "--duration") if options.duration else 0.0 if only_trace else 30.0,
-        warmup=0.0 if only_trace and options.warmup == "5s" else _seconds(options.warmup, "--warmup"),
-        requests=options.requests,
-        slo=wish.slo(options.slo, options.share),
-        find_rate=options.find_rate,
-        process=options.arrivals,
-        stall=max(1.0, _seconds(options.stall, "--stall")),
-        seed=options.seed,
-    )
+    given: Any = {name: getattr(options, name) for name in Options.__annotations__}
+    return asked(options.url, options.model, _key(options.key), given)
 
 
 def _key(text: str) -> str:
@@ -169,38 +133,3 @@ def _key(text: str) -> str:
     if not value or not value.isascii() or not value.isprintable():
         raise UsageError(f"--key: the variable {text[4:]} is empty, not set, or no key.", f"Set it: export {text[4:]}=…")
     return value
-
-
-def _trace(name: str | None) -> Any:
-    from headrace.simulate.traces import read
-
-    return read(_read(name).decode("utf-8", "replace").splitlines(), name) if name else None
-
-
-def _count(text: str, flag: str) -> int:
-    from headrace.errors import UsageError
-    from headrace.units import parse_count
-
-    try:
-        return parse_count(text)
-    except ValueError as error:
-        raise UsageError(f"{flag}: {error}.") from None
-
-
-def _seconds(text: str, flag: str) -> float:
-    from headrace.errors import UsageError
-    from headrace.units import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{flag}: {error}.") from None
-
-
-def _read(name: str) -> bytes:
-    from headrace.errors import UsageError
-
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}.") from None

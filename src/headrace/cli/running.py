@@ -129,38 +129,35 @@ def _reload(options: argparse.Namespace) -> int:
     from headrace.report import get, post
 
     if options.status:
-        found = get(options.url, _RELOAD)["reload"]
-        if found is None:
+        if get(options.url, _RELOAD)["reload"] is None:
             print("The file was not read again yet: headrace reload does.")
             return 0
-        return _watched(options, found)
+        return _watched(options)
     wish = {"file": str(Path(options.file).absolute())} if options.file else {}
-    found = post(options.url, _RELOAD, {**wish, "dry_run": options.dry_run})["reload"]
+    post(options.url, _RELOAD, {**wish, "dry_run": options.dry_run})
     if options.detach:
         print("Begun. headrace reload --status watches it.")
         return 0
-    return _watched(options, found)
+    return _watched(options)
 
 
-def _watched(options: argparse.Namespace, one: dict[str, Any]) -> int:
+def _watched(options: argparse.Namespace) -> int:
     """Print what it changes and what happens until it is over."""
     import json
     import sys
-    import time
 
-    from headrace.report import get
+    from headrace.report import followed, get
     from headrace.terminal import Terminal
 
-    told, terminal = 0, Terminal()
-    while True:
-        if not options.json:
-            told += _told(one, told)
-            if one["phase"] == "planning" and one["fetching"]:
-                terminal.progress(*one["fetching"])
-        if one["over"]:
-            break
-        time.sleep(_POLL_SECONDS)
-        one = get(options.url, _RELOAD)["reload"]
+    lines, terminal = 0, Terminal()
+
+    def tell(one: dict[str, Any]) -> None:
+        nonlocal lines
+        lines += _told(one, lines)
+        if one["phase"] == "planning" and one["fetching"]:
+            terminal.progress(*one["fetching"])
+
+    one = followed(lambda: get(options.url, _RELOAD)["reload"], (lambda _: None) if options.json else tell, _POLL_SECONDS)
     if options.json:
         print(json.dumps(one, indent=2))
     elif one["error"]:

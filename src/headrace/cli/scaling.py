@@ -54,12 +54,9 @@ def add(commands: Any, spec: SpecOf) -> None:
 
 
 def _simulate(options: argparse.Namespace, spec: SpecOf) -> None:
-    from headrace.errors import UsageError
     from headrace.simulating import Wish, simulate
     from headrace.terminal import Terminal
 
-    if not 1 <= options.times <= 1000:
-        raise UsageError(f"--times: {options.times} is not from 1 to 1000.")
     wish = Wish(
         trace=Path(options.trace),
         policies=tuple(options.policy),
@@ -68,7 +65,7 @@ def _simulate(options: argparse.Namespace, spec: SpecOf) -> None:
         replicas=options.replicas,
         replica=options.replica,
         limit=options.limit,
-        copies=options.times,
+        times=options.times,
         model=options.model,
         as_json=options.json,
         plot=Path(options.plot) if options.plot else None,

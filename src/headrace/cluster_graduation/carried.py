@@ -8,6 +8,7 @@ from functools import cached_property
 import msgspec
 
 from headrace.cluster_graduation.lease import Lease, LostError
+from headrace.cluster_graduation.patience import FORWARD, PAUSE_SECONDS, Leaving, Patience, Since
 from headrace.cluster_graduation.prospect import CONFIG, Prospect, configured
 from headrace.control.cluster_record import Record
 from headrace.control.graduation import Rules, Seen, Standing, step
@@ -17,49 +18,31 @@ from headrace.targets.kubernetes import applying, sides, survey, waiting
 from headrace.targets.kubernetes.client import Api
 from headrace.targets.kubernetes.gateways import Gateways, News
 from headrace.targets.kubernetes.order import Ref
-from headrace.targets.kubernetes.refusals import ClusterError, DeniedError
+from headrace.targets.kubernetes.refusals import ClusterError, DeniedError, RefusedError
 from headrace.targets.kubernetes.snapshot import Snapshot, View, component, name
 from headrace.targets.kubernetes.standing import Standing as Stands
 from headrace.targets.kubernetes.standing import standings
 from headrace.terminal import Terminal
 from headrace.units import show_duration
 
-PAUSE_SECONDS = 1.0
-TAKEN_SECONDS = 300.0
-"""Until every gateway has taken a changed file: the kubelet brings it within about a minute, and asks again when that failed."""
 COMPARED_SECONDS = 900.0
-FAILING_SECONDS = 60.0
-"""With what does not pass by itself, while it starts."""
-SILENT_SECONDS = 90.0
-"""Without an answer of a gateway."""
-_TROUBLE_SECONDS = 300.0
+TROUBLE_SECONDS = 300.0
 """Without an answer of the API server: gateways have sent everything to the old side by then."""
 _LENGTHS = 200
 
 
-@dataclass(slots=True)
-class _Since:
-    """How long something has been so without a break."""
-
-    began: float | None = None
-
-    def seconds(self, so: bool, now: float) -> float:
-        if not so:
-            self.began = None
-        elif self.began is None:
-            self.began = now
-        return 0.0 if self.began is None else now - self.began
-
-
 @dataclass
 class Graduation:
-    """One that is under way: `lease` is held, `planned` says what the new side is, and may be slow."""
+    """One that is under way: `lease` is held, `planned` says what the new side is, and may be slow. `drain` is for how many
+    seconds a side that goes may answer what it has.
+    """
 
     api: Api
     namespace: str
     lease: Lease
     planned: Callable[[], Prospect]
     gateways: Gateways
+    drain: float
     terminal: Terminal
     evidence: Evidence = field(default_factory=Evidence)
     _standing: Standing = field(default_factory=lambda: Standing("starting", time.monotonic()))
@@ -68,14 +51,13 @@ class Graduation:
     _count: int = 1
     _made: bool = False
     _whole: bool = False
-    _asked: bool = False
+    _refused: str = ""
+    _asked: str = ""
+    """The gateway's process that compares."""
     _locked: str | None = None
-    _restarts: int | None = None
     _replicas: int = 0
-    _untaken: _Since = field(default_factory=_Since)
-    _silent: _Since = field(default_factory=_Since)
-    _failing: _Since = field(default_factory=_Since)
-    _short: _Since = field(default_factory=_Since)
+    _patience: Patience = field(default_factory=Patience)
+    _emptied: bool = False
     _compared: tuple[str, str] | None = None
 
     @property
@@ -91,6 +73,10 @@ class Graduation:
     def prospect(self) -> Prospect:
         return self.planned()
 
+    @cached_property
+    def _leaving(self) -> Leaving:
+        return Leaving(self.drain)
+
     def run(self) -> Record:
         """Carry it out to its end. Raises HeadraceError; what stands then is on record."""
         self.evidence = Evidence(self.rules.slower)
@@ -98,43 +84,57 @@ class Graduation:
         if phase in ("planning", "comparing", "shifting"):
             phase = "starting"  # what was counted is lost with whoever counted
         self._standing = Standing(phase, time.monotonic(), self.record.reason)
-        trouble = _Since()
+        trouble, said = Since(), ""
         while not self._standing.over:
             try:
                 self._turn()
-                trouble.seconds(False, time.monotonic())
+                trouble, said = Since(), ""
             except (LostError, DeniedError):
                 raise
             except ClusterError as error:
-                if trouble.seconds(True, time.monotonic()) >= _TROUBLE_SECONDS:
-                    raise
-                self.terminal.say(f"Trying again: {error}")
+                if str(error) != said:
+                    self.terminal.say(f"Trying again: {error}")
+                said = str(error)
+                if trouble.seconds(True, time.monotonic()) >= TROUBLE_SECONDS:
+                    self._give_up(error)
+                    trouble = Since()
             if not self._standing.over:
                 time.sleep(PAUSE_SECONDS)
         return self.record
 
+    def _give_up(self, error: ClusterError) -> None:
+        """Go back, where there is a way back and the cluster lets that be written. Raises ClusterError."""
+        if self._standing.phase not in FORWARD or self._locked == "":
+            raise error
+        why = f"the cluster did not let it go on for {show_duration(TROUBLE_SECONDS)}: {error.what}"
+        self._enter(Standing("rolling back", time.monotonic(), why))
+
     def _turn(self) -> None:
+        if self.lease.lost is not None:
+            raise self.lease.lost
         snapshot = waiting.take(self.api, self.namespace)
         old, new = standings({self.record.old: self.record.aim.model, self.record.new: self.record.aim.model}, snapshot)
-        news = self.gateways.ask(snapshot)
+        news = self.gateways.ask(snapshot, watch=self._standing.phase != "rolling back")
         now = time.monotonic()
         self._weigh(news, now)
         if self._standing.keeps_old:
             least = int(self.record.before.get("replicas", [1, 1])[0])
             self._count = max(1, least, old.ready)
-        self._act(snapshot, news)
+        self._act(snapshot, news, now)
         seen = self._seen(snapshot, old, new, news, now)
         if self._standing.phase == "shifting" and not self._taken(news):
             self._standing = replace(self._standing, since=now)  # a step begins when every gateway knows of it
         standing = step(self._standing, seen, self.rules, now)
         if standing is not self._standing:
             self._enter(standing)
+        elif standing.phase == "comparing":
+            self._compare(news)
 
     def _enter(self, standing: Standing) -> None:
         """On record first: whoever comes after a crash does what belongs to it."""
         self.lease.write(self.record.at(standing.phase, standing.reason, time.time()))
         self._standing = standing
-        self._untaken, self._short = _Since(), _Since()
+        self._patience.entered()
         self.terminal.say(f"{time.strftime('%H:%M:%S')}  {standing.phase}: {standing.reason}")
         if standing.phase == "shifting":
             self.evidence.next_step(alone=standing.share(self.rules) >= 1)
@@ -147,33 +147,34 @@ class Graduation:
 
     # ---- making it so
 
-    def _act(self, snapshot: Snapshot, news: News) -> None:
+    def _act(self, snapshot: Snapshot, news: News, now: float) -> None:
         phase = self._standing.phase
-        if phase in ("starting", "comparing", "shifting", "locking"):
+        if phase in FORWARD:
             self._scale(self._wanted())
             self._tell(sides.split(self.record.before, self.record.after, self._standing.share(self.rules)))
-        if phase == "comparing" and not self._asked and news.told:
-            self._compare(news.told[0].pod)
         if phase == "locking":
             self._commit()
         if phase == "draining":
-            self._settle(snapshot, news)
+            self._settle(snapshot, news, now)
         if phase == "rolling back":
-            self._tell(self.record.before)
-            if self._taken(news) or self._overdue(news):
-                self._remove(self.record.new, snapshot)
+            self._go_back(snapshot, news, now)
 
-    def _compare(self, pod: str) -> None:
+    def _compare(self, news: News) -> None:
+        """Have a gateway compare; another one, where that process is there no more."""
+        if not news.told or any(one.id == self._asked for one in news.told):
+            return
         tokens = int(median([float(length) for length in self._lengths])) or 64
-        self._asked = True
         try:
-            self.gateways.compare(pod, self.record.aim.prompts, tokens, self.rules.slower)
-        except ClusterError as error:
+            self.gateways.compare(news.told[0].pod, self.record.aim.prompts, tokens, self.rules.slower)
+            self._asked = news.told[0].id
+        except DeniedError as error:
             self._compared = "", f"not compared: {error}"
 
     def _wanted(self) -> int:
         """Replicas of the new side: enough for the step after this one, so that it begins with them."""
         rules, standing = self.rules, self._standing
+        if not sides.countable(self.prospect.made):
+            return 1
         if standing.phase in ("starting", "comparing"):
             return sides.needed(rules.steps[0] / 100, self._count)
         following = rules.steps[min(standing.step + 1, len(rules.steps) - 1)] if standing.phase == "shifting" else 100
@@ -181,12 +182,19 @@ class Graduation:
 
     def _scale(self, replicas: int) -> None:
         """Its objects with so many replicas, or more: it is not made smaller while it is on trial."""
-        if self._made and replicas <= self._replicas:
+        if self._refused or (self._made and replicas <= self._replicas):
             return
+        self.lease.sure()
         live = survey.live(self.api, self.namespace, self.prospect.made)
         replicas = max(replicas, sides.running(live.objects.values(), self.record.new))
         made = sides.counted(self.prospect.made, replicas)
-        applying.apply(self.api, made, live, force=True, tell=self._say_made)
+        try:
+            applying.apply(self.api, made, live, force=True, tell=self._say_made)
+        except applying.FailedError as error:
+            if not any(isinstance(each, RefusedError | DeniedError) for each in error.errors):
+                raise
+            self._refused = str(error)  # by a rule of the cluster: asking again changes nothing
+            return
         self._made, self._replicas = True, replicas
 
     def _say_made(self, outcome: applying.Outcome) -> None:
@@ -198,11 +206,17 @@ class Graduation:
         now = configured(self.api, self.namespace)
         if sides.told(now)["models"].get(self.record.aim.model) == about:
             return
+        self.lease.sure()
         resource = self.api.resource(*CONFIG)
         assert resource is not None
         self.api.apply(resource, sides.telling(now, self.record.aim.model, about), force=True)
 
+    def _present(self) -> object:
+        """What the gateways' file says of the model."""
+        return sides.told(configured(self.api, self.namespace))["models"].get(self.record.aim.model)
+
     def _commit(self) -> None:
+        self.lease.sure()
         try:
             if self.record.abort and self.prospect.text != self.prospect.file.text:
                 return
@@ -211,23 +225,39 @@ class Graduation:
         except (OSError, HeadraceError) as error:
             self._locked = str(error)
 
-    def _settle(self, snapshot: Snapshot, news: News) -> None:
-        """The new side for all; once every gateway knows, the old one goes."""
-        self._tell(self.record.after)
+    def _settle(self, snapshot: Snapshot, news: News, now: float) -> None:
+        """The new side for all; once the old one has answered what it had and every gateway knows, it goes."""
         if not self._whole:
+            self.lease.sure()
             # Scalers of both for a moment: each has pods of its own.
             made = self.prospect.made
             live = survey.live(self.api, self.namespace, made)
             applying.apply(self.api, made, live, force=True, tell=self._say_made)
             self._whole = True
-        if self._taken(news):
-            self._remove(self.record.old, snapshot)
+        if not self._emptied:
+            self._emptied = self._present() == self.record.after or self._leaving.over(self.record.old, news, now)
+        if self._emptied:
+            self._tell(self.record.after)
+            if self._taken(news):
+                self._remove(self.record.old, snapshot)
+
+    def _go_back(self, snapshot: Snapshot, news: News, now: float) -> None:
+        """The old side for all: gateways that nobody watches send nothing to the new one; once it has answered what it had, it
+        goes.
+        """
+        if not self._emptied:
+            self._emptied = self._present() == self.record.before or self._leaving.over(self.record.new, news, now)
+        self._tell(self.record.before if self._emptied else sides.split(self.record.before, self.record.after, 0.0))
+        if self._emptied:
+            self._remove(self.record.new, snapshot)
 
     def _remove(self, called: str, snapshot: Snapshot) -> None:
         """What runs it first, which lets its pods answer what they have; the rest once they are gone."""
         live = survey.live(self.api, self.namespace)
         first, rest, _ = sides.leaving(live.objects, called)
         refs = first if first or _pods(snapshot, called) else rest
+        if refs:
+            self.lease.sure()
         applying.remove(self.api, refs, live, self.namespace, self._say_gone)
 
     def _say_gone(self, one: Ref) -> None:
@@ -238,24 +268,18 @@ class Graduation:
     def _taken(self, news: News) -> bool:
         """Whether every gateway does what it was told."""
         standing, record = self._standing, self.record
-        if standing.phase == "draining":
-            wanted = (record.after["service"], "", 0.0)
-        elif standing.phase == "rolling back":
-            wanted = (record.old, "", 0.0)
-        else:
-            wanted = (record.old, record.new, standing.share(self.rules))
+        split = record.old, record.new, standing.share(self.rules)
+        wanted = (record.new, "", 0.0) if standing.phase == "draining" else split
         return bool(news.told) and not news.silent and all((one.service, one.trial, one.share) == wanted for one in news.told)
-
-    def _overdue(self, news: News) -> bool:
-        return self._untaken.seconds(not self._taken(news), time.monotonic()) >= TAKEN_SECONDS
 
     def _seen(self, snapshot: Snapshot, old: Stands, new: Stands, news: News, now: float) -> Seen:
         phase = self._standing.phase
         ready = new.ready
         if phase == "starting":  # a gateway that does not see it yet would send nothing there
             ready = min([ready, *(one.ready[1] for one in news.told)]) if self._taken(news) else 0
-        wanted = self._wanted() if self._standing.keeps_old else min(1, int(self.record.after.get("replicas", [1, 1])[0]))
-        broken = self._broken(new, news, now, short=ready < wanted)
+        wanted = self._wanted() if phase in FORWARD else min(1, int(self.record.after.get("replicas", [1, 1])[0]))
+        taken, short = self._taken(news), ready < wanted
+        broken = self._refused or self._patience.over(self._standing, self.rules, new, news, now, taken=taken, short=short)
         compared = self._comparison(news, now)
         return Seen(
             new_wanted=wanted,
@@ -281,33 +305,10 @@ class Graduation:
     def _comparison(self, news: News, now: float) -> tuple[str, str] | None:
         if self._standing.phase != "comparing":
             return None
-        found = self._compared or next((one.compared for one in news.told if one.compared is not None), None)
+        found = self._compared or next((one.compared for one in news.told if one.id == self._asked), None)
         if found is None and now - self._standing.since >= COMPARED_SECONDS:
             return "", f"not compared: no answer after {show_duration(COMPARED_SECONDS)}"
-        return found if self._asked else None
-
-    def _broken(self, new: Stands, news: News, now: float, *, short: bool) -> str:
-        """Why the new side is no good, or cannot be judged; empty while it may be."""
-        phase, since = self._standing.phase, now - self._standing.since
-        if phase not in ("starting", "comparing", "shifting", "locking"):
-            return ""
-        if self._silent.seconds(bool(news.silent), now) >= SILENT_SECONDS:
-            return f"nobody can say how it does: {news.silent}"
-        patience = FAILING_SECONDS if phase == "starting" else 2 * PAUSE_SECONDS
-        if self._failing.seconds(new.state == "failing", now) >= patience:
-            return new.line
-        if self._untaken.seconds(not self._taken(news), now) >= TAKEN_SECONDS:
-            return f"not every gateway took the changed file within {show_duration(TAKEN_SECONDS)}"
-        if phase == "starting":
-            late = since >= self.rules.start_seconds - PAUSE_SECONDS
-            return f"it was not ready after {show_duration(self.rules.start_seconds)}: {new.line}" if late else ""
-        restarts = sum(each.restarts for each in new.replicas)
-        self._restarts = restarts if self._restarts is None else self._restarts
-        if restarts > self._restarts:
-            return f"a pod of it was restarted: {new.line}"
-        if self._short.seconds(short, now) >= self.rules.start_seconds:
-            return f"not enough of it is ready after {show_duration(self.rules.start_seconds)}: {new.line}"
-        return ""
+        return found
 
 
 def _pods(snapshot: Snapshot, called: str) -> list[str]:

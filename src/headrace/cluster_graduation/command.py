@@ -115,7 +115,8 @@ def _carried_out(api: Api, lease: Lease, asked: Asked, terminal: Terminal, found
         return found or prospect(api, asked.file, _said(lease.record), asked.wish, terminal, lease.record)
 
     try:
-        return Graduation(api, asked.namespace, lease, planned, _gateways(api, asked), terminal).run()
+        drain = asked.file.spec.gateway.drain
+        return Graduation(api, asked.namespace, lease, planned, _gateways(api, asked), drain, terminal).run()
     except KeyboardInterrupt:
         assert lease.record is not None
         terminal.say(

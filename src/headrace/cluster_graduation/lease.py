@@ -5,9 +5,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -26,6 +27,8 @@ _CONFIG = Resource("v1", "ConfigMap", "configmaps", True)
 
 class LostError(ClusterError):
     """Somebody else writes the record."""
+
+    exit_code = 75
 
 
 class BusyError(HeadraceError):
@@ -50,17 +53,17 @@ class Lease:
     record: Record | None = None
     lost: ClusterError | None = None
     """Why it is held no more."""
-    _version: str = ""
+    _version: Mapping[str, str] = field(default_factory=dict)
+    """Which object was read, and its version; empty where there was none."""
     _written: float = 0.0
+    """Seconds since 1970: what is monotonic stands still while a machine sleeps."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _over: threading.Event = field(default_factory=threading.Event)
     _beating: threading.Thread | None = None
 
     def look(self) -> Record | None:
-        """The record as it is now; None where there is none."""
-        found = self.api.get(_CONFIG, self.namespace, self.name)
-        self.record = read(found) if found else None
-        self._version = str(found["metadata"].get("resourceVersion", "")) if found else ""
+        """The record as it is now; None where there is none. Raises ClusterError for one that cannot be read."""
+        self.record, self._version = self._now()
         return self.record
 
     def begin(self, record: Record) -> None:
@@ -73,8 +76,7 @@ class Lease:
     def take(self, say: Callable[[str], None]) -> None:
         """Take over the record of whoever has gone. Raises BusyError while somebody carries it out."""
         record = self.look()
-        assert record is not None
-        if record.holder:
+        if record is not None and record.holder:
             say(f"{record.holder} carried it out; waiting {GONE_SECONDS:.0f} s to see whether it still does.")
             until, seen = time.monotonic() + GONE_SECONDS, record.beat
             while time.monotonic() < until:
@@ -87,7 +89,17 @@ class Lease:
                     )
                 if not record.holder:
                     break
+        if record is None:
+            raise LostError("Its record was removed.")
         self._hold(record)
+
+    def sure(self) -> None:
+        """Before something is changed: it is held still, or LostError. Asked again where the last word is old, as after sleep."""
+        with self._lock:
+            if self.lost is not None:
+                raise self.lost
+            if self.record is not None and abs(time.time() - self._written) >= BEAT_SECONDS:
+                self.write(self.record)
 
     def release(self) -> None:
         """Leave it as it stands: whoever comes next need not wait."""
@@ -107,7 +119,7 @@ class Lease:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS / 4):
             with self._lock:
-                if self.record is None or time.monotonic() - self._written < BEAT_SECONDS:
+                if self.record is None or abs(time.time() - self._written) < BEAT_SECONDS:
                     continue
                 try:
                     self.write(self.record)
@@ -128,12 +140,12 @@ class Lease:
             for _ in range(3):
                 if self._put(record):
                     return
-                now = self.look()
-                if now == record:
-                    return  # it was written, and the answer was lost
-                if now is None or now.holder != record.holder or not now.abort:
+                now, version = self._now()
+                if now is None or now.holder != self.holder:
                     raise LostError(f"{now or 'The record is gone'}: somebody else has taken over here.")
-                record = replace(record, abort=now.abort, beat=now.beat + 1)
+                # Ours, of a write whose answer was lost; or with a wish to go back.
+                self._version = version
+                record = replace(record, abort=now.abort or record.abort, beat=now.beat + 1)
             raise LostError("Its record changes too often to be written.")
 
     def wish_back(self, by: str) -> None:
@@ -145,12 +157,24 @@ class Lease:
             if self._put(replace(record, abort=f"asked to go back by {by}", beat=record.beat + 1)):
                 return
 
+    def _now(self) -> tuple[Record | None, Mapping[str, str]]:
+        """The record and its version."""
+        found = self.api.get(_CONFIG, self.namespace, self.name)
+        if not found:
+            return None, {}
+        if (record := read(found)) is None:
+            raise ClusterError(
+                f"The ConfigMap {self.name} is no record that this version can read.",
+                "Use the headrace that wrote it; or, where no model is on its way, delete it.",
+            )
+        return record, _version(found)
+
     def _put(self, record: Record) -> bool:
         """False where the version that was read is not the newest."""
         made = kept(record, self.name, self.namespace)
         try:
             if self._version:
-                made["metadata"]["resourceVersion"] = self._version
+                made["metadata"] |= self._version
                 after, _ = self.api.apply(_CONFIG, made, force=True)
             else:
                 after = self.api.create(_CONFIG.path(self.namespace), made, f"create ConfigMap {self.name}")
@@ -158,6 +182,11 @@ class Lease:
             if error.status == 409:
                 return False
             raise
-        self.record, self._version = record, str(after["metadata"].get("resourceVersion", ""))
-        self._written = time.monotonic()
+        self.record, self._version = record, _version(after)
+        self._written = time.time()
         return True
+
+
+def _version(found: Mapping[str, Any]) -> dict[str, str]:
+    """With its uid: by a version alone, an object that was deleted would be made again."""
+    return {key: str(found["metadata"][key]) for key in ("uid", "resourceVersion") if key in found["metadata"]}

@@ -21,7 +21,7 @@ from headrace.targets.kubernetes.client import Api, sentence
 from headrace.targets.kubernetes.order import INSTANCE, WORKLOADS, Manifest, Ref
 from headrace.targets.kubernetes.preflight import Right, problems
 from headrace.targets.kubernetes.refusals import ClusterError
-from headrace.targets.kubernetes.sides import GATEWAY, devices, next_name, side, told
+from headrace.targets.kubernetes.sides import GATEWAY, devices, leaving, next_name, side, told
 from headrace.targets.manifests.base import called, object_name
 from headrace.terminal import Terminal
 from headrace.weights.source import parse
@@ -132,6 +132,9 @@ def check(api: Api, found: Prospect, namespace: str, terminal: Terminal) -> None
     """Whether the cluster has what is needed and lets this user do it. Raises ClusterError with all that is missing."""
     besides = [Right(verb, "", "pods", namespace, "proxy") for verb in ("get", "create")]
     besides += [Right(verb, "", "configmaps", namespace) for verb in ("get", "create", "patch", "delete")]
+    live = survey.live(api, namespace)
+    first, rest, _ = leaving(live.objects, found.old)
+    besides += [Right("delete", each.group, each.plural, namespace) for each in {live.resource(one) for one in (*first, *rest)}]
     seen = survey.survey(api, found.made, namespace, removes=True, waits=True, besides=besides)
     told_of = problems(found.made, seen, namespace)
     if any(each.fatal for each in told_of):
@@ -198,8 +201,12 @@ def _differs(found: Prospect, live: Mapping[Ref, Manifest]) -> None:
 
 
 def _runs(workload: Manifest) -> tuple[Any, ...] | None:
-    """What its container is, as far as we write it; None for what has no pod template of ours."""
-    containers = (((workload.get("spec") or {}).get("template") or {}).get("spec") or {}).get("containers") or ()
+    """What its container is, as far as we write it, or which preset of KAITO's; None for what has neither."""
+    template = (workload.get("spec") or {}).get("template") or {}
+    inference = workload.get("inference") or template.get("inference") or {}
+    if preset := inference.get("preset"):
+        return (preset.get("name"),)
+    containers = ((inference.get("template") or template).get("spec") or {}).get("containers") or ()
     if not containers:
         return None
     limits = (containers[0].get("resources") or {}).get("limits")

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from headrace.control.turns import Claim, Grants, Rules, grants
+from headrace.control.accounts import RAM, Bytes, Capacity
+from headrace.control.claims import Claim
+from headrace.control.turns import Grants, Rules, grants
 from headrace.engines.base import Placement
 from headrace.plan.base import Plan, PlannedModel
 from headrace.scaling.base import Decision, Policy, Sample, State
 from headrace.scaling.ours import decide
 from headrace.targets.base import Replica
 from headrace.targets.base import State as Life
+from headrace.targets.changes import holds
 from headrace.traffic import Load
 
 BUSY_SECONDS = 1.0
@@ -23,6 +26,8 @@ COLD_START_SECONDS = 5.0
 GPU_START_SECONDS = 90.0
 """Of vLLM on GPUs, without reading weights: compiling and capturing graphs took 20 to 90 s in published logs."""
 READ_BYTES_PER_SECOND = 200e6
+WAKE_SECONDS = 5.0
+"""Waking one that sleeps in place, where that was never measured: vLLM's makers publish 0.1 to 6 s (blog.vllm.ai, 2025)."""
 
 _IN_MEMORY = (Life.STARTING, Life.LOADING, Life.READY)
 _LEAVING = (Life.DRAINING, Life.STOPPED)
@@ -86,6 +91,8 @@ class Outcome:
     reasons: Mapping[str, str] = field(default_factory=dict)
     blocked: tuple[str, ...] = ()
     evicted: Mapping[str, str] = field(default_factory=dict)
+    sleeps: Mapping[str, int] = field(default_factory=dict)
+    """The level at which replicas of a model that are not wanted may sleep in place; of others they are stopped."""
 
 
 def autoscaled(
@@ -111,7 +118,7 @@ def autoscaled(
     dead = {model.name: views[model.name].dead for model in scaled}
     counts = {model.name: granted.counts[model.name] + dead[model.name] for model in scaled}
     verdicts = tuple(replace(verdict, granted=counts[name]) for name, (verdict, _) in said.items() if verdict)
-    return Outcome(counts, verdicts, learned, granted.reasons, granted.blocked, granted.evicted or {})
+    return Outcome(counts, verdicts, learned, granted.reasons, granted.blocked, granted.evicted or {}, granted.sleeps)
 
 
 def at(plan: Plan, counts: Mapping[str, int]) -> Plan:
@@ -140,6 +147,13 @@ def expected_start(model: PlannedModel, starts: Mapping[str, float]) -> float:
     return COLD_START_SECONDS + size / READ_BYTES_PER_SECOND
 
 
+def soonest(plan: Plan, replicas: Sequence[Replica], starts: Mapping[str, float], wakes: Mapping[str, float]) -> dict[str, float]:
+    """Seconds until another replica answers, by model: one that sleeps in place wakes, as `wakes` says; else as `starts` says."""
+    sleepers = {replica.model for replica in replicas if replica.level}
+    waking = {model.name: wakes.get(model.name, WAKE_SECONDS) for model in plan.models if model.name in sleepers}
+    return {**starts, **waking}
+
+
 @dataclass(frozen=True, slots=True)
 class _View:
     """One model as it is now."""
@@ -150,6 +164,8 @@ class _View:
     leaving: int
     dead: int
     """Given up: they take no memory and are not started again."""
+    asleep: tuple[Replica, ...]
+    """In place, with less memory."""
     now: float
 
     @property
@@ -175,7 +191,7 @@ def _view(model: PlannedModel, replicas: Sequence[Replica], load: Load | None, n
     up = (*(replica for replica in own if replica.state in _IN_MEMORY), *again)
     leaving = sum(replica.state in _LEAVING for replica in own)
     dead = sum(replica.state is Life.FAILED and replica.retry_at is None for replica in own)
-    return _View(load, up, leaving, dead, now)
+    return _View(load, up, leaving, dead, tuple(replica for replica in own if replica.state is Life.ASLEEP), now)
 
 
 def _said(
@@ -235,9 +251,37 @@ def _granted(
     starts: Mapping[str, float],
     rules: Rules | None,
 ) -> Grants:
-    claims = [_claim(model, views[model.name], known.get(model.name), now, starts) for model in plan.models if _here(model)]
-    capacity = sum(claim.bytes_each * max(claim.wanted, claim.up) for claim in claims)  # unlimited, unless the plan says
-    return grants(claims, plan.memory_bytes if plan.memory_bytes is not None else 2 * capacity, now, rules)
+    places = {card.uuid: f"GPU {card.place}" for card in plan.cards}
+    claims = [
+        _on_devices(_claim(model, views[model.name], known.get(model.name), now, starts), model, views[model.name], places)
+        for model in plan.models
+        if _here(model)
+    ]
+    return grants(claims, capacity(plan), now, rules)
+
+
+def capacity(plan: Plan) -> Capacity:
+    """What there is of each account; unlimited, unless the plan says."""
+    ram = {} if plan.memory_bytes is None else {RAM: plan.memory_bytes}
+    return {**ram, **{f"GPU {card.place}": card.free_bytes for card in plan.cards}}
+
+
+def _on_devices(claim: Claim, model: PlannedModel, view: _View, places: Mapping[str, str]) -> Claim:
+    """The claim with what each replica takes of the GPUs that the plan knows, by their names, and holds asleep."""
+
+    def named(devices: Mapping[str, int]) -> Bytes:
+        return {places[uuid]: size for uuid, size in devices.items() if uuid in places}
+
+    own = [one for one in model.replicas if isinstance(one, Placement)]
+    beds = {bed.level: {RAM: bed.memory_bytes, **named(bed.devices)} for bed in own[0].beds} if model.scale else {}
+    ram, devices = holds(view.asleep[0]) if view.asleep else (0, {})
+    return replace(
+        claim,
+        devices=tuple(named(one.devices) for one in own) if any(one.devices for one in own) else (),
+        asleep=len(view.asleep),
+        asleep_each={RAM: ram, **named(devices)},
+        beds=beds,
+    )
 
 
 def _here(model: PlannedModel) -> bool:

@@ -4,20 +4,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
 
 from headrace.control.comparing import Compared, compared
-from headrace.control.graduation import Aim, Seen, Standing, checked, step
+from headrace.control.graduation import Aim, Standing, checked, step
 from headrace.control.guards import Evidence, median
-from headrace.control.journal import Entry, Journal, Running
-from headrace.engines.base import Placement
+from headrace.control.journal import Entry, Journal
+from headrace.control.under_way import Prospect, Run, both, count, running, seen, shown
 from headrace.errors import HeadraceError, UsageError
-from headrace.facts.hardware import Card
-from headrace.plan.base import Plan, PlannedModel
+from headrace.plan.base import Plan
 from headrace.targets.base import Replica, State
 from headrace.traffic import Endpoint, Finished, Load, Split
 
@@ -26,17 +25,6 @@ MOST_INTERRUPTED = 1
 _LENGTHS = 200
 
 log = logging.getLogger("headrace")
-
-
-@dataclass(frozen=True, slots=True)
-class Prospect:
-    """What an aim comes to: the model as it would be planned on `cards`, a sentence, and its lock (None: none is kept)."""
-
-    new: PlannedModel
-    sentence: str
-    lock: str | None = None
-    cards: tuple[Card, ...] = ()
-
 
 Planner = Callable[[Aim, Plan, Sequence[Replica]], Coroutine[Any, Any, Prospect]]
 """Raises HeadraceError for what cannot be."""
@@ -58,35 +46,6 @@ class Planned(Protocol):
 
     def noted(self, model: str, move: str, sentence: str) -> None:
         """Say and keep a decision."""
-
-
-@dataclass(slots=True)
-class Run:
-    """One graduation."""
-
-    aim: Aim
-    standing: Standing
-    story: list[tuple[float, str]] = field(default_factory=list)
-    interrupted: int = 0
-    old: tuple[Placement | str, ...] = ()
-    count: int = 1
-    """Replicas of each side, for a model that otherwise follows the load."""
-    prospect: Prospect | None = None
-    evidence: Evidence = field(default_factory=Evidence)
-    comparison: Compared | None = None
-    locked: str | None = None
-    abort: str = ""
-    trial: frozenset[str] = frozenset()
-    lost: int = 0
-    lengths: list[int] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def new(self) -> tuple[Placement | str, ...]:
-        return self.prospect.new.replicas if self.prospect else ()
-
-    def is_new(self, replica: Replica) -> bool:
-        return replica.model == self.aim.model and replica.placement in self.new
 
 
 class Graduations:
@@ -132,7 +91,7 @@ class Graduations:
 
     def shown(self) -> list[dict[str, Any]]:
         """Every graduation, for machines."""
-        return [_shown(run) for run in self._runs.values()]
+        return [shown(run) for run in self._runs.values()]
 
     def recover(self) -> None:
         """Take up what a Headrace before this one left: resume it, undo it, or see that it was done."""
@@ -151,10 +110,11 @@ class Graduations:
             self._enter(run, Standing("rolled back", monotonic(), "interrupted, and the file names the model no more"))
         elif entry.new is not None and running(now.replicas) == entry.new:
             self._enter(run, Standing("done", monotonic(), "interrupted once the lock was written: the new one runs"))
+        elif entry.phase == "rolling back":  # it was judged, or somebody asked: that is not asked again
+            why = entry.story[-1][1].removeprefix("rolling back: ") if entry.story else "it was on its way back"
+            self._enter(run, Standing("rolled back", monotonic(), f"{why} (interrupted on its way back)"))
         elif entry.interrupted >= MOST_INTERRUPTED:
-            self._enter(
-                run, Standing("rolled back", monotonic(), "interrupted again: the old one runs, and it is not tried again")
-            )
+            self._enter(run, Standing("rolled back", monotonic(), "interrupted again: the old one runs; it is not tried again"))
         else:
             del self._runs[name]
             try:
@@ -177,7 +137,7 @@ class Graduations:
         on_its_way = {run.aim.model: run for run in self._runs.values() if run.standing.wants_new and run.standing.keeps_old}
         if not on_its_way:
             return plan
-        models = (_both(model, on_its_way[model.name]) if model.name in on_its_way else model for model in plan.models)
+        models = (both(model, on_its_way[model.name]) if model.name in on_its_way else model for model in plan.models)
         new = [card for run in on_its_way.values() if run.prospect for card in run.prospect.cards]
         return replace(plan, models=tuple(models), cards=plan.cards or tuple(new))
 
@@ -199,7 +159,7 @@ class Graduations:
         for run in self._runs.values():
             if not run.standing.over and run.standing.phase != "planning":
                 self._weigh(run, loads.get(run.aim.model), [one for one in finished if one.model == run.aim.model], now)
-                standing = step(run.standing, _seen(run, replicas), run.aim.rules, now)
+                standing = step(run.standing, seen(run, replicas), run.aim.rules, now)
                 if standing is not run.standing:
                     self._enter(run, standing)
 
@@ -255,7 +215,7 @@ class Graduations:
         except Exception as error:
             log.exception("planning a graduation failed")
             return self._enter(run, Standing("rolled back", monotonic(), f"nothing was changed, by a bug of ours: {error!r}"))
-        run.old, run.count = model.replicas, _count(model, self.loop.replicas)
+        run.old, run.count = model.replicas, count(model, self.loop.replicas)
         self._enter(run, Standing("starting", monotonic(), run.prospect.sentence))
         self.loop.look_now()
 
@@ -266,7 +226,11 @@ class Graduations:
         else:
             task = run.prospect.new.task if run.prospect else None
             tokens = int(median([float(length) for length in run.lengths])) or 64
-            run.comparison = await compared(run.aim, task, old, new, tokens)
+            try:
+                run.comparison = await compared(run.aim, task, old, new, tokens)
+            except Exception as error:  # else it would wait for it without an end
+                log.exception("comparing failed")
+                run.comparison = Compared(f"not compared, by a bug of ours: {error!r}", "")
         self.loop.look_now()
 
     def _endpoints(self, run: Run) -> tuple[Endpoint | None, Endpoint | None]:
@@ -282,69 +246,3 @@ class Graduations:
         except OSError as error:
             run.locked = str(error)
         self.loop.look_now()
-
-
-def running(replicas: Sequence[Placement | str]) -> Running | None:
-    """What replicas run on, None for none that are ours."""
-    first = next((one for one in replicas if isinstance(one, Placement)), None)
-    return Running(first.engine, first.weights, first.context) if first else None
-
-
-def _both(model: PlannedModel, run: Run) -> PlannedModel:
-    """Old and new side by side, in a fixed number of each: what follows the load does so again afterwards."""
-    assert run.prospect
-    if model.refused:  # an administrator stopped it meanwhile
-        return model
-    if model.scale is None:
-        return replace(model, replicas=(*model.replicas, *run.prospect.new.replicas))
-    return replace(model, scale=None, replicas=(*model.replicas[: run.count], *run.prospect.new.replicas[: run.count]))
-
-
-def _count(model: PlannedModel, replicas: Sequence[Replica]) -> int:
-    """As many as there are now, at least as many as there must be."""
-    up = sum(one.model == model.name and one.state in (State.STARTING, State.LOADING, State.READY) for one in replicas)
-    return max(1, up, model.scale.least if model.scale else 0)
-
-
-def _seen(run: Run, replicas: Sequence[Replica]) -> Seen:
-    own = [replica for replica in replicas if replica.model == run.aim.model]
-    new = [replica for replica in own if run.is_new(replica)]
-    failed = [replica for replica in new if replica.state is State.FAILED]
-    follows = run.prospect is not None and run.prospect.new.scale is not None
-    return Seen(
-        new_wanted=_wanted(run, follows),
-        new_ready=sum(replica.state is State.READY for replica in new),
-        new_there=len(new),
-        old_there=len(own) - len(new),
-        old_ready=sum(replica.state is State.READY and not run.is_new(replica) for replica in own),
-        broken=f"{failed[0].name} failed: {failed[0].reason}" if failed else "",
-        failures=max((replica.restarts + 1 for replica in failed), default=0),
-        compared=run.comparison.trouble if run.comparison else None,
-        remark=run.comparison.remark if run.comparison else "",
-        answers=run.evidence.answers,
-        breach=run.evidence.breach,
-        locked=run.locked,
-        abort=run.abort,
-    )
-
-
-def _wanted(run: Run, follows: bool) -> int:
-    """New replicas that must be ready; of those that follow the load again one, once the old ones go."""
-    if not follows:
-        return len(run.new)
-    return min(run.count, len(run.new)) if run.standing.keeps_old else 1
-
-
-def _shown(run: Run) -> dict[str, Any]:
-    standing = run.standing
-    return {
-        "model": run.aim.model,
-        "to": run.aim.to,
-        "phase": standing.phase,
-        "over": standing.over,
-        "share": standing.share(run.aim.rules),
-        "reason": standing.reason or (run.story[-1][1] if run.story else ""),
-        "evidence": run.evidence.summary if run.evidence.errors.count else "",
-        "replicas": sorted(run.trial),
-        "story": [{"at": at, "said": said} for at, said in run.story],
-    }

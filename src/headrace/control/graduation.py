@@ -22,6 +22,10 @@ OLD_SECONDS = 60.0
 LEAST_SECONDS = 3.0
 """The shortest step."""
 MOST_PATIENCE = 7 * 86_400.0
+DECIDED_PERCENT = 50
+"""From this share on a step goes on until the guards have decided, or patience is over."""
+DOUBT = 3.0
+"""How many times the patience a step goes on while something speaks against the new one; in the last it then goes back."""
 OVER: tuple[Phase, ...] = ("done", "rolled back")
 
 
@@ -124,6 +128,10 @@ class Seen:
     """Of the new ones, in this step."""
     breach: str = ""
     """Which guard is broken."""
+    undecided: str = ""
+    """What the guards cannot tell yet."""
+    doubt: str = ""
+    """What speaks against it without being a breach."""
     locked: str | None = None
     """Why the lock could not be written."""
     abort: str = ""
@@ -137,11 +145,19 @@ def step(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standing:
     if standing.phase == "rolling back":
         return standing if seen.new_there else _to("rolled back", now, standing.reason)
     if standing.phase == "draining":
-        gone = not seen.old_there and seen.new_ready >= seen.new_wanted
-        return _to("done", now, "the old replicas have answered all they had and are gone") if gone else standing
+        return standing if seen.old_there else _drained(standing, seen, rules, now)
     if why := _stop(standing, seen, rules, now):
         return _to("rolling back", now, why)
     return _onward(standing, seen, rules, now)
+
+
+def _drained(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standing:
+    """Done once the new ones are ready; also when they are not for so long that somebody may want another graduation."""
+    said = "the old replicas have answered all they had and are gone"
+    if seen.new_ready >= seen.new_wanted:
+        return _to("done", now, said)
+    late = now - standing.since >= rules.start_seconds
+    return _to("done", now, f"{said}; the new one is not ready{seen.broken and f': {seen.broken}'}") if late else standing
 
 
 def _stop(standing: Standing, seen: Seen, rules: Rules, now: float) -> str:
@@ -161,7 +177,8 @@ def _stop(standing: Standing, seen: Seen, rules: Rules, now: float) -> str:
         return seen.compared or ""
     if standing.phase == "locking":
         return f"the lock cannot be written: {seen.locked}" if seen.locked else ""
-    return seen.breach
+    last = standing.step + 1 == len(rules.steps)
+    return seen.breach or (seen.doubt if last and now - standing.since >= DOUBT * rules.patience_seconds else "")
 
 
 def _onward(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standing:
@@ -182,13 +199,15 @@ def _onward(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standin
 def _passed(standing: Standing, seen: Seen, rules: Rules, now: float) -> str:
     """Why the step is over; empty while it is not."""
     took = now - standing.since
-    if seen.new_ready < seen.new_wanted:
+    if seen.new_ready < seen.new_wanted or (seen.doubt and took < DOUBT * rules.patience_seconds):
         return ""
-    if seen.answers >= rules.answers and took >= min(LEAST_SECONDS, rules.patience_seconds):
+    enough = seen.answers >= rules.answers and took >= min(LEAST_SECONDS, rules.patience_seconds)
+    if enough and (not seen.undecided or rules.steps[standing.step] < DECIDED_PERCENT):
         return f"{seen.answers} answers in {show_duration(took)} without a breach"
     if took >= rules.patience_seconds:
         answers = "1 answer" if seen.answers == 1 else f"{seen.answers} answers"
-        return f"only {answers} in {show_duration(took)}: nothing speaks against it, and little for it"
+        why = seen.undecided if enough else "nothing speaks against it, and little for it"
+        return f"{'' if enough else 'only '}{answers} in {show_duration(took)}: {why}"
     return ""
 
 

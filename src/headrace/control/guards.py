@@ -22,10 +22,13 @@ FALSE_ALARM, MISS = 0.001, 0.05
 FEWEST_LOOKS = 3
 """A breach is seen in so many different looks at least: what happens in one moment is a spike."""
 LEAST_ANSWERS = 20
+DECISIVE = 2 * LEAST_ANSWERS
+"""Times of each side from which on twice as slow is found as good as always."""
 _SURE = 3.29
 """Standard normal quantile of 0.9995: one look at one kind of time makes up a difference in 1 of 2,000 cases."""
+_LEANS = 1.64
+"""Of 0.95: from there on the next look is waited for."""
 _MOST_KEPT = 2000
-_Z95 = 1.96
 
 _CLIENT_LEFT, _FULL = 499, 429
 
@@ -39,9 +42,17 @@ class Sequential:
     count: int = 0
     hits: int = 0
     breached: bool = False
+    accepted: int = 0
+    """How often it came to the verdict that the share is normal."""
     _ratio: float = 0.0
     _looks: int = 0
+    _fresh: int = 0
     _last: float = float("-inf")
+
+    @property
+    def doubt(self) -> int:
+        """Hits since it last accepted, while they speak against it without being enough; one alone does not."""
+        return self._fresh if self._fresh > 1 and self._ratio > 0 else 0
 
     def see(self, hit: bool, now: float) -> None:
         """One more case; `now` tells looks apart."""
@@ -49,10 +60,11 @@ class Sequential:
         self.hits += hit
         bad, good = self.too_many, self.normal
         self._ratio += math.log(bad / good) if hit else math.log((1 - bad) / (1 - good))
+        self._fresh += hit
         if hit and now != self._last:
             self._looks, self._last = self._looks + 1, now
         if self._ratio <= math.log(MISS / (1 - FALSE_ALARM)):
-            self._ratio, self._looks = 0.0, 0
+            self._ratio, self._looks, self._fresh, self.accepted = 0.0, 0, 0, self.accepted + 1
         if self._looks >= FEWEST_LOOKS and self._ratio >= math.log((1 - MISS) / FALSE_ALARM):
             self.breached = True
 
@@ -101,13 +113,14 @@ class Evidence:
     slow: str = ""
     _old_counts: list[int] = field(default_factory=lambda: [0, 0, 0])
     _looked: dict[str, int] = field(default_factory=dict)
+    _leaning: dict[str, str] = field(default_factory=dict)
     _alone: bool = False
 
     def next_step(self, *, alone: bool) -> None:
         """More traffic from now on; `alone`: all of it, so that the old replicas' times from before are what compares."""
         self.answers = 0
         if alone and not self._alone:
-            self._alone, self.new, self._looked = True, Times(), {}
+            self._alone, self.new, self._looked, self._leaning = True, Times(), {}, {}
 
     def see(self, finished: Iterable[Finished], trial: AbstractSet[str], lost: int, now: float, *, shifting: bool) -> None:
         """Requests that are over, and how many more attempts the trial failed that were answered elsewhere."""
@@ -141,9 +154,9 @@ class Evidence:
             (self.old if shifting else self.before).add(one)
 
     def _expect(self, test: Sequential, hits: int, count: int, normal: float, too_many: float) -> None:
-        """As many as the old replicas have are normal too; known by the time that the trial gets requests."""
-        if not test.count and count >= LEAST_ANSWERS:
-            test.normal = min(0.5, max(normal, upper(hits, count) if hits else 0.0))
+        """As many as the old replicas have are normal too, before the trial gets requests and meanwhile."""
+        if count >= LEAST_ANSWERS:
+            test.normal = min(0.5, max(normal, hits / count if hits > 1 else 0.0))  # one may be the only one of a day
             test.too_many = min(0.9, max(too_many, 4 * test.normal))
 
     def _compare(self) -> None:
@@ -155,6 +168,7 @@ class Evidence:
             if count >= due and not self.slow:
                 self._looked[kind] = max(2 * due, 2 * LEAST_ANSWERS)
                 self.slow = slower_than(new, old, self.slower, title)
+                self._leaning[kind] = slower_than(new, old, self.slower, title, _LEANS)
 
     @property
     def breach(self) -> str:
@@ -165,6 +179,26 @@ class Evidence:
             counts = f"{self.refusals.hits} of {self.refusals.count}"
             return f"{counts} requests were refused or answered with nothing there ({self._share(self.refusals)} were normal)"
         return self.slow
+
+    @property
+    def undecided(self) -> str:
+        """What the guards cannot tell yet; empty when errors were found normal, and its times were compared often enough."""
+        if not self.errors.accepted:
+            return f"{self.errors.count} requests are too few to tell normal errors from too many"
+        other = self.before if self._alone else self.old
+        kinds = (kind for kind, _ in KINDS if len(getattr(other, kind)) >= DECISIVE)
+        few = next((len(getattr(self.new, kind)) for kind in kinds if len(getattr(self.new, kind)) < DECISIVE), None)
+        return "" if few is None else f"{few} answers are too few to tell how fast it is"
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against it without being enough for a breach; empty when nothing does."""
+        errors, refusals = self.errors.doubt, self.refusals.doubt
+        if errors:
+            return f"{errors} requests failed there of late, more than is normal and too few to be sure"
+        if refusals:
+            return f"{refusals} requests were refused there of late, more than is normal and too few to be sure"
+        return next((f"{said}, without being sure" for said in self._leaning.values() if said), "")
 
     def _share(self, test: Sequential) -> str:
         return f"{100 * test.normal:.2g} %"
@@ -208,10 +242,3 @@ def rank_z(new: Sequence[float], old: Sequence[float]) -> float:
 def median(values: Sequence[float]) -> float:
     """The middle one; of nothing 0."""
     return sorted(values)[len(values) // 2] if values else 0.0
-
-
-def upper(hits: int, count: int) -> float:
-    """The upper end of Wilson's 95 % interval of a share."""
-    p, square = hits / count, _Z95 * _Z95
-    half = _Z95 * math.sqrt(p * (1 - p) / count + square / (4 * count * count))
-    return (p + square / (2 * count) + half) / (1 + square / count)

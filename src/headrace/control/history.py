@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from headrace.control.autoscale import Verdict
+from headrace.control.recording import LaterError, opened
 from headrace.targets.base import Replica, State
 from headrace.traffic import Finished, Load
 
@@ -35,30 +36,16 @@ CHECKPOINT = 100
 """Every so many samples of a model what its policy remembered is kept too: a replay can begin there."""
 _TIDY_SECONDS = 3600.0
 _MOST_BATCHES = 2000
-_LOCKED_SECONDS = 2.0
 _CLOSE_SECONDS = 5.0
+_WITHOUT = "Serving goes on without: nothing is recorded."
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS requests (at REAL NOT NULL, model TEXT NOT NULL, replica TEXT NOT NULL, status INTEGER NOT NULL,
-  tokens_in INTEGER, tokens_out INTEGER, waited REAL NOT NULL, ttft REAL, seconds REAL NOT NULL, key TEXT, run REAL);
-CREATE INDEX IF NOT EXISTS requests_at ON requests (at);
-CREATE TABLE IF NOT EXISTS runs (run REAL PRIMARY KEY, served TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS policies (id INTEGER PRIMARY KEY, data TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS samples (at REAL NOT NULL, run REAL NOT NULL, model TEXT NOT NULL, seconds REAL NOT NULL,
-  waiting REAL, running REAL, arrivals REAL, ready REAL, starting REAL, wanted REAL, tokens_in REAL, tokens_out REAL,
-  ttft REAL, tpot REAL, policy INTEGER, sample TEXT, state TEXT);
-CREATE INDEX IF NOT EXISTS samples_at ON samples (model, at);
-CREATE TABLE IF NOT EXISTS decisions (at REAL NOT NULL, run REAL NOT NULL, model TEXT NOT NULL, before INTEGER NOT NULL,
-  after INTEGER NOT NULL, granted INTEGER NOT NULL, move TEXT NOT NULL, reason TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS decisions_at ON decisions (at);
-"""
-"""`at` and `run` (when this Headrace began) are seconds since 1970; `seconds` of a sample is the time that it stands for.
-`served` is the file, or the source, that the run served: models of two files may have the same name.
-"""
-_LATER = {"requests": ("key TEXT", "run REAL")}
-"""Columns that files of earlier versions lack; what is in those stays, with nothing there."""
-SERVED = "(?1 = '' OR IFNULL(run, 0) NOT IN (SELECT run FROM runs WHERE served <> ?1))"
-"""The condition on rows of runs that served ?1, and of runs of which nobody noted what they served."""
+COLUMNS = {
+    "requests": "at, model, replica, status, tokens_in, tokens_out, waited, ttft, seconds, key, run",
+    "decisions": "at, run, model, before, after, granted, move, reason",
+    "samples": "at, run, model, seconds, waiting, running, arrivals, ready, starting, wanted, tokens_in, tokens_out, ttft, tpot, "
+    "policy, sample, state",
+}
+"""Columns are written by name: a Headrace that takes over while this one ends may have added others to the same file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +160,7 @@ class History:
                 if time.monotonic() - tidied >= _TIDY_SECONDS:
                     tidied = time.monotonic()
                     tidy(connection, time.time())
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, LaterError) as error:
                 self._trouble(error)
                 _close(connection)
                 connection = None
@@ -196,10 +183,11 @@ class History:
 
     def _trouble(self, error: Exception) -> None:
         damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        instead = "It is set aside, and a new one begun." if damaged and self._set_aside() else "Serving goes on without."
+        instead = "It is set aside, and a new one begun." if damaged and self._set_aside() else _WITHOUT
         if not self._told:
             self._told = True
-            self._say(f"The history in {self._file} cannot be written: {error}. {instead}")
+            later = isinstance(error, LaterError)
+            self._say(f"{error} {instead}" if later else f"The history in {self._file} cannot be written: {error}. {instead}")
 
     def _set_aside(self) -> bool:
         with contextlib.suppress(OSError):
@@ -211,45 +199,13 @@ class History:
         return False
 
 
-def opened(file: Path) -> sqlite3.Connection:
-    """The history in a file, made when there is none, brought up to date when it is of an earlier version.
-
-    Raises sqlite3.Error, OSError.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(file, timeout=_LOCKED_SECONDS)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.executescript(SCHEMA)
-        _migrate(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    if all(_missing(connection, table) == [] for table in _LATER):
-        return
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")  # two gateways may start at once on one file
-        for table in _LATER:
-            for column in _missing(connection, table):
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
-
-
-def _missing(connection: sqlite3.Connection, table: str) -> list[str]:
-    there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-    return [column for column in _LATER[table] if column.split()[0] not in there]
-
-
 def tidy(connection: sqlite3.Connection, now: float) -> None:
     """Turn old samples into minutes, and forget what is older than it is kept; `now` in seconds since 1970."""
     old = (now - FULL_SECONDS,)
     with connection:
         connection.execute(
-            "INSERT INTO samples SELECT CAST(at / 60 AS INTEGER) * 60, run, model, 60, AVG(waiting), AVG(running), "
+            f"INSERT INTO samples ({COLUMNS['samples']}) "
+            "SELECT CAST(at / 60 AS INTEGER) * 60, run, model, 60, AVG(waiting), AVG(running), "
             "SUM(arrivals), AVG(ready), AVG(starting), AVG(wanted), SUM(tokens_in), SUM(tokens_out), AVG(ttft), AVG(tpot), "
             "NULL, NULL, NULL FROM samples WHERE at < ? AND seconds <> 60 GROUP BY run, model, CAST(at / 60 AS INTEGER)",
             old,
@@ -269,9 +225,9 @@ def tidy(connection: sqlite3.Connection, now: float) -> None:
 def _write(connection: sqlite3.Connection, batches: Sequence[_Batch]) -> None:
     with connection:
         for batch in batches:
-            connection.executemany(_insert("requests", 11), batch.requests)
-            connection.executemany(_insert("decisions", 8), batch.decisions)
-            connection.executemany(_insert("samples", 17), [_numbered(connection, row) for row in batch.samples])
+            connection.executemany(_insert("requests"), batch.requests)
+            connection.executemany(_insert("decisions"), batch.decisions)
+            connection.executemany(_insert("samples"), [_numbered(connection, row) for row in batch.samples])
 
 
 def _numbered(connection: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -284,8 +240,9 @@ def _numbered(connection: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any
     return (*head, number, sample, state)
 
 
-def _insert(table: str, columns: int) -> str:
-    return f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})"
+def _insert(table: str) -> str:
+    columns = COLUMNS[table]
+    return f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))})"
 
 
 def _text(value: Any) -> str:

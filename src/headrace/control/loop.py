@@ -8,7 +8,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
-from headrace.control.autoscale import Outcome, Verdict, at, autoscaled, expected_start
+from headrace.control.autoscale import Outcome, Verdict, at, autoscaled, expected_start, soonest
 from headrace.control.status import endpoints, statuses
 from headrace.control.turns import Rules
 from headrace.control.wishes import Wish, asleep, current, held
@@ -99,7 +99,8 @@ class Loop:
     """Keeps `plan` true on `target`. `plan` may be replaced at any time; the next round makes the new one true.
 
     `heard` is called with the models' statuses after each look, for whoever tells the user. `starts` says how many seconds a
-    start of each model takes, and may change. `drain_seconds` bounds how long a replica that goes may answer what it has.
+    start of each model takes, `wakes` waking one that sleeps in place; they may change. `drain_seconds` bounds how long a replica
+    that goes may answer what it has.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Loop:
         drain_seconds: float = 30.0,
         *,
         starts: Mapping[str, float] | None = None,
+        wakes: Mapping[str, float] | None = None,
         rules: Rules | None = None,
         recorder: Recorder | None = None,
         mover: Mover | None = None,
@@ -132,7 +134,8 @@ class Loop:
         self._front = front
         self._heard = heard
         self._drain_seconds = drain_seconds
-        self._starts = {} if starts is None else starts
+        self._cold = {} if starts is None else starts
+        self._wakes = {} if wakes is None else wakes
         self._rules, self._recorder, self._mover = rules, recorder or Nothing(), mover
         self._adapts = adapts
         self._needed = asyncio.Event()
@@ -158,7 +161,7 @@ class Loop:
             self._mover.look(self.replicas, loads, finished, now)
         self._decide(loads, finished, now)
         wanted = at(self.held, self.outcome.counts)
-        todo = changes(wanted, self.replicas, _all(loads, self.replicas), now, self._drain_seconds, self._adapts)
+        todo = changes(wanted, self.replicas, _all(loads, self.replicas), now, self._drain_seconds, self._adapts, self._rests)
         for change in todo:
             log.info("%s", _sentence(change))
         if todo:
@@ -205,6 +208,16 @@ class Loop:
         """The plan with what administrators asked for and what is on its way to another engine."""
         plan = held(self.plan, self.wishes)
         return plan if self._mover is None else self._mover.planned(plan)
+
+    @property
+    def _starts(self) -> Mapping[str, float]:
+        """Seconds until another replica of a model answers."""
+        return soonest(self.plan, self.replicas, self._cold, self._wakes)
+
+    def _rests(self, replica: Replica) -> int | None:
+        """The level at which a replica that is not wanted may sleep in place: not where it runs what is not planned any more."""
+        planned = any(replica.placement in model.replicas for model in self.held.models if model.name == replica.model)
+        return self.outcome.sleeps.get(replica.model) if planned else None
 
     def _splits(self) -> dict[str, Split]:
         if self._mover is None:

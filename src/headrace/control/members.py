@@ -51,6 +51,7 @@ def _replica(member: Member, pod: Pod, gateways: int, refuses: bool, before: Rep
         about.template,
         frozenset(about.also),
         about.continues,
+        about.caches,
     )
     same = before is not None and before.state is state and before.placement == pod.address
     return Replica(

@@ -1,6 +1,5 @@
 """Read the history: decisions replayed from what was recorded, and requests as a trace for the simulator."""
 
-import contextlib
 import csv
 import sqlite3
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.control.history import SERVED
+from headrace.control.recording import SERVED, reading
 from headrace.errors import HeadraceError, UsageError
 from headrace.scaling.base import Policy, Sample, State
 from headrace.scaling.ours import decide
@@ -19,6 +18,10 @@ TRACE_COLUMNS = (
     "timestamp", "model", "input_tokens", "output_tokens", "status", "waited_seconds", "ttft_seconds", "seconds", "key", "served",
 )  # fmt: skip
 """`timestamp` in seconds since 1970; `served` is the file or the source that the model was of. What nobody knows is empty."""
+_REQUESTS = (
+    "SELECT at, model, tokens_in, tokens_out, status, waited, ttft, seconds, key, served "
+    "FROM requests LEFT JOIN runs USING (run) ORDER BY at"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def replayed(file: Path, model: str | None = None) -> Iterator[Replayed]:
         "WHERE sample IS NOT NULL AND (?1 IS NULL OR model = ?1) ORDER BY run, model, at, samples.rowid"
     )
     states: dict[tuple[float, str], State | None] = {}
-    with _reading(file) as connection:
+    with reading(file) as connection:
         first = dict(_first_samples(connection))
         for at, run, name, wanted, policy, sample, kept in connection.execute(query, (model,)):
             key = (run, name)
@@ -69,31 +72,22 @@ def export(file: Path, to: Path) -> int:
     """Write the requests as a trace, CSV or Parquet by the ending of `to`; how many there were. Raises HeadraceError."""
     if to.suffix not in (".csv", ".parquet"):
         raise UsageError(f"{to} is neither .csv nor .parquet.", "Name the file by what it shall be.")
-    with _reading(file) as connection:
-        rows = connection.execute(_requests(connection))
+    with reading(file) as connection:
+        rows = connection.execute(_REQUESTS)
         try:
             return _csv(rows, to) if to.suffix == ".csv" else _parquet(list(rows), to)
         except OSError as error:
             raise HeadraceError(f"{to} cannot be written: {error.strerror or error}.") from None
 
 
-def _requests(connection: sqlite3.Connection) -> str:
-    """The query for them: files of earlier versions, which are read as they are, have neither keys nor runs."""
-    told = "key, served FROM requests LEFT JOIN runs USING (run)"
-    if "key" not in {row[1] for row in connection.execute("PRAGMA table_info(requests)")}:
-        told = "NULL, NULL FROM requests"
-    return f"SELECT at, model, tokens_in, tokens_out, status, waited, ttft, seconds, {told} ORDER BY at"
-
-
 def lengths(file: Path, served: str, model: str, most: int = 20_000) -> list[tuple[float, int, int, float]]:
     """The newest answered requests of a model of `served` (a file or a source; empty: any) whose tokens are known, in order:
     (seconds since 1970, tokens in, tokens out, how long each took in seconds). Raises HeadraceError.
     """
-    query = "SELECT at, tokens_in, tokens_out, seconds FROM requests WHERE {} AND model = ?2 AND status = 200 "
+    query = f"SELECT at, tokens_in, tokens_out, seconds FROM requests WHERE {SERVED} AND model = ?2 AND status = 200 "
     query += "AND tokens_in > 0 AND tokens_out > 0 ORDER BY at DESC LIMIT ?3"
-    with _reading(file) as connection:
-        runs = "run" in {row[1] for row in connection.execute("PRAGMA table_info(requests)")}  # not in files of earlier versions
-        return list(connection.execute(query.format(SERVED if runs else "?1 = ?1"), (served, model, most)))[::-1]
+    with reading(file) as connection:
+        return list(connection.execute(query, (served, model, most)))[::-1]
 
 
 def _csv(rows: Iterator[tuple[Any, ...]], to: Path) -> int:
@@ -116,14 +110,3 @@ def _parquet(rows: list[tuple[Any, ...]], to: Path) -> int:
     columns = list(zip(*rows, strict=True)) or [()] * len(TRACE_COLUMNS)
     pyarrow.parquet.write_table(pyarrow.table(dict(zip(TRACE_COLUMNS, columns, strict=True))), to)
     return len(rows)
-
-
-@contextlib.contextmanager
-def _reading(file: Path) -> Iterator[sqlite3.Connection]:
-    if not file.is_file():
-        raise HeadraceError(f"There is no history at {file}.", "headrace serve writes it while it runs.")
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
-            yield connection
-    except sqlite3.Error as error:
-        raise HeadraceError(f"The history in {file} cannot be read: {error}.") from None

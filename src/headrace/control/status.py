@@ -71,7 +71,8 @@ def _phase(model: PlannedModel, replicas: Sequence[Replica], start_seconds: floa
         return "failed", given_up[0].reason
     if model.sleeps and not any(replica.state in _COMING for replica in replicas):
         takes = f", which takes about {show_duration(start_seconds)}" if start_seconds else ""
-        return "asleep", blocked or f"it starts when somebody asks{takes}"
+        comes = "wakes" if any(replica.state is State.ASLEEP for replica in replicas) else "starts"
+        return "asleep", blocked or f"it {comes} when somebody asks{takes}"
     failed = [replica for replica in replicas if replica.state is State.FAILED]
     waiting = failed or [replica for replica in replicas if replica.state is not State.STOPPED]
     reason = f"{waiting[0].name} is {waiting[0].state.value}: {waiting[0].reason}" if waiting else "no replica was started yet"

@@ -1,52 +1,19 @@
 """Turns: how many replicas of each model may be in a memory that holds fewer than are wanted; a ledger, decided anew each time.
 
-A start is allowed when its bytes are free now, counting whatever is in memory, on its way in or out. What does not fit waits its
-turn: the model whose request has waited longest is next, and nothing that came later takes the memory it waits for. Then victims
+RAM and each GPU have an account. A start is allowed when its bytes are free in all of its accounts now, counting whatever is in
+memory, on its way in or out. What does not fit waits its turn: the model whose request has waited longest is next, and nothing
+that came later takes the memory it waits for. Then replicas that sleep in place are stopped where that is enough; else victims
 go, the cheapest first. A model with requests keeps its place, so that its requests are served together (A B A A C A B C as
-A A A A B B C C), until somebody has waited for `patience_seconds`; a model that has just come stays for a while in any case.
+A A A A B B C C), until somebody has waited for `patience_seconds`; a model that has just come stays for a while in any case. One
+without requests is held for a moment while it is likely that more of them gather, for it or for the one that waits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from headrace.control.accounts import RAM, UNLIMITED, Bytes, Capacity, enough, less, missing, plus, show, times
+from headrace.control.claims import Claim
 from headrace.units import show_bytes, show_duration
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One model before the ledger. Times are monotonic seconds."""
-
-    model: str
-    bytes_each: int
-    """What one replica takes."""
-    wanted: int
-    """Replicas that there should be, if memory were no matter."""
-    least: int = 0
-    """Replicas that no other model may take the place of."""
-    up: int = 0
-    """Replicas in memory or on their way in."""
-    ready: int = 0
-    """Those of `up` that serve."""
-    leaving: int = 0
-    """Replicas in memory that are on their way out."""
-    waiting: int = 0
-    running: int = 0
-    oldest: float | None = None
-    """Since when somebody waits: the oldest request, though not from before the model lost its place, for that was its turn. None
-    when nobody waits.
-    """
-    since: float = 0.0
-    """When the newest of `up` became what it is now: ready, or on its way in."""
-    used: float = 0.0
-    """When the last request was there."""
-    rate: float = 0.0
-    """Requests per second, about: how likely it is to be asked for soon."""
-    reload_seconds: float = 5.0
-    """From the decision to start a replica to its first answer."""
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.waiting or self.running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +25,13 @@ class Rules:
     stay: float = 3.0
     """A model with requests stays for so many times its reload time once it is ready."""
     rest: float = 0.5
-    """A model without requests stays for so many times its reload time, and that again for each further model that waits, up to
-    `most_rests` and while nobody is out of patience: the more wait, the more requests gather for each turn.
+    """A model without requests stays for so many times its reload time once it is ready."""
+    gather: float = 4.0
+    """It is held until as many requests wait for the other as so many times those that come for either within a reload: they
+    are what a swap made at once would need another swap for.
     """
-    most_rests: int = 4
+    hold: float = 2.0
+    """It is held so for so many times its reload time after its last request, at most."""
     stuck_seconds: float = 120.0
     """A replica that has been on its way in for so long, and five times as long as it should take, may be given up for others."""
 
@@ -71,32 +41,38 @@ class Grants:
     """Replicas that may be in memory by model, with the reason where it is not what is wanted.
 
     `blocked` are the models that wait for room. `evicted` are the models that lose a replica to another: victim → for whom.
+    `sleeps` are the levels at which replicas of a model that are not wanted may sleep in place; of others they are stopped.
     """
 
     counts: Mapping[str, int]
     reasons: Mapping[str, str]
     blocked: tuple[str, ...] = ()
     evicted: Mapping[str, str] | None = None
+    sleeps: Mapping[str, int] = field(default_factory=dict)
 
 
-def grants(claims: Sequence[Claim], capacity_bytes: int, now: float, rules: Rules | None = None) -> Grants:
-    """What may be in memory now. Memory in use never grows past `capacity_bytes`, whatever is wanted.
+def grants(claims: Sequence[Claim], capacity: Capacity, now: float, rules: Rules | None = None) -> Grants:
+    """What may be in memory now. What is in use of an account never grows past `capacity`, whatever is wanted; an account that
+    `capacity` does not name is unlimited.
 
     A model that does not fit although every other made room gets none, and stands in nobody's way.
     """
-    ledger = _Ledger(claims, capacity_bytes, now, rules or Rules())
+    ledger = _Ledger(claims, capacity, now, rules or Rules())
     for need in _needs(claims):
         ledger.settle(need)
-    return Grants(ledger.counts, ledger.reasons, tuple(ledger.blocked), ledger.evicted)
+    return Grants(ledger.counts, ledger.reasons, tuple(ledger.blocked), ledger.evicted, ledger.sleeps())
 
 
-def too_big(claim: Claim, claims: Sequence[Claim], capacity_bytes: int) -> str | None:
+def too_big(claim: Claim, claims: Sequence[Claim], capacity: Capacity) -> str | None:
     """Why not even one replica can be there, whoever makes room; None when it can."""
-    kept = sum(other.bytes_each * other.least for other in claims if other.model != claim.model)
-    if claim.bytes_each <= capacity_bytes - kept:
-        return None
-    beside = f" beside {show_bytes(kept)} of models that never sleep" if kept else ""
-    return f"it takes {show_bytes(claim.bytes_each)}, more than the {show_bytes(capacity_bytes)} there are{beside}"
+    kept = plus(*(other.sum(0, other.least) for other in claims if other.model != claim.model))
+    for account, size in claim.takes(0).items():
+        there = capacity.get(account, size)
+        if size > there - kept.get(account, 0):
+            taken = show_bytes(kept.get(account, 0))
+            beside = f" beside {taken} of models that never sleep" if kept.get(account) else ""
+            return f"it takes {show(account, size)}, more than the {show_bytes(there)} there are{beside}"
+    return None
 
 
 def _needs(claims: Sequence[Claim]) -> Iterator[Claim]:
@@ -116,82 +92,165 @@ def _needs(claims: Sequence[Claim]) -> Iterator[Claim]:
 class _Ledger:
     """The memory as it is while needs are settled one after the other."""
 
-    def __init__(self, claims: Sequence[Claim], capacity_bytes: int, now: float, rules: Rules) -> None:
-        self._claims, self._capacity, self._now, self._rules = claims, capacity_bytes, now, rules
+    def __init__(self, claims: Sequence[Claim], capacity: Capacity, now: float, rules: Rules) -> None:
+        self._claims, self._capacity, self._now, self._rules = claims, capacity, now, rules
         self.counts = {claim.model: min(claim.wanted, claim.up) for claim in claims}
         self.reasons: dict[str, str] = {}
         self.blocked: dict[str, None] = {}
         self.evicted: dict[str, str] = {}
-        waiting = sum(claim.up == 0 and claim.oldest is not None for claim in claims)
-        self._rests = max(1, min(waiting, rules.most_rests))
-        self._closed = False
-        """Somebody overdue waits for those who stay a little longer: nobody later may take a place, or it would wait for ever."""
-        self._free = capacity_bytes - sum(claim.bytes_each * (claim.up + claim.leaving) for claim in claims)
-        self._coming = sum(claim.bytes_each * (claim.leaving + claim.up - self.counts[claim.model]) for claim in claims)
+        self._closed: set[str] = set()
+        """Accounts in which somebody overdue waits for those who stay a little longer: nobody later may take a place there, or it
+        would wait for ever."""
+        self._asleep = {claim.model: claim.asleep for claim in claims}
+        self._beds = {claim.model: bool(claim.beds) for claim in claims}
+        """Whose replicas may be asleep: not those of whom the RAM is needed."""
+        taken = plus(*(plus(claim.sum(0, claim.up + claim.leaving), times(claim.asleep_each, claim.asleep)) for claim in claims))
+        self._free = {name: size - taken.get(name, 0) for name, size in capacity.items()}
+        self._coming = plus(*(self._going(claim) for claim in claims))
 
     def settle(self, need: Claim) -> None:
         """Grant one more replica, make room for it, or say why it has to wait."""
-        size = need.bytes_each
-        first = self.counts[need.model] == 0 or self.counts[need.model] < need.least
+        number = self.counts[need.model]
+        wakes = self._asleep[need.model] and self._beds[need.model]
+        size = less(need.takes(number), need.asleep_each) if wakes else need.takes(number)
+        first = number == 0 or number < need.least
         if need.model in self.blocked:  # its first one waits for room: what comes later does, too
             return
         if why := too_big(need, self._claims, self._capacity):
             self.reasons[need.model] = why
-        elif size <= self._free:
-            self._free -= size
+        elif not (short := missing(size, self._free)):
+            self._free = {name: free - size.get(name, 0) for name, free in self._free.items()}
             self.counts[need.model] += 1
+            self._asleep[need.model] = max(0, self._asleep[need.model] - 1)
         elif first:
-            self._queue(need, self._made_room(need))
+            self._queue(need, size, self._made_room(need, size))
         else:
-            self.reasons[need.model] = f"another replica takes {show_bytes(size)}, and {show_bytes(max(0, self._free))} are free"
+            name = next(iter(short))
+            free = show_bytes(max(0, self._free[name]))
+            self.reasons[need.model] = f"another replica takes {show(name, size[name])}, and {free} are free"
 
-    def _queue(self, need: Claim, leaving: str) -> None:
+    def sleeps(self) -> dict[str, int]:
+        """The level at which replicas that are not wanted may sleep: the first that there is room for."""
+        levels = {}
+        for claim in sorted(self._claims, key=lambda one: -one.rate * one.reload_seconds):
+            count = self._leaving(claim)
+            for level, bed in claim.beds.items() if self._beds[claim.model] else ():
+                more = times(less(bed, claim.takes(0)), count)
+                if not missing(more, self._free):
+                    levels[claim.model] = level
+                    self._free = less(self._free, {RAM: max(0, more.get(RAM, 0))})
+                    break
+        return levels
+
+    def _leaving(self, claim: Claim) -> int:
+        return claim.up + claim.leaving - self.counts[claim.model]
+
+    def _going(self, claim: Claim) -> Bytes:
+        """What will be free once those that are on their way out are gone, or asleep where they may."""
+        count = self._leaving(claim)
+        return less(claim.sum(self.counts[claim.model], self.counts[claim.model] + count), times(claim.bed, count))
+
+    def _queue(self, need: Claim, size: Bytes, leaving: str) -> None:
         """It waits for what is leaving, and nobody later takes what is free meanwhile."""
         self.blocked[need.model] = None
-        taken = min(max(0, self._free), need.bytes_each)
-        self._free -= taken
-        self._coming -= min(max(0, self._coming), need.bytes_each - taken)
-        self.reasons[need.model] = f"it waits for {show_bytes(need.bytes_each)} of memory: {leaving}"
+        short = dict(missing(size, self._free))
+        for name, bytes_ in size.items():
+            taken = min(max(0, self._free.get(name, bytes_)), max(0, bytes_))
+            self._free[name] = self._free.get(name, UNLIMITED) - taken
+            self._coming[name] = self._coming.get(name, 0) - min(max(0, self._coming.get(name, 0)), max(0, bytes_ - taken))
+        name = next(iter(short))
+        self.reasons[need.model] = f"it waits for {show(name, size[name])}: {leaving}"
 
-    def _made_room(self, need: Claim) -> str:
+    def _made_room(self, need: Claim, size: Bytes) -> str:
         """See to it that enough is leaving, if that may be; in words."""
-        missing = need.bytes_each - max(0, self._free) - max(0, self._coming)
-        if missing <= 0:
+        short = self._short(size)
+        if not short:
             return "others are on their way out"
-        victims = [] if self._closed else self._victims(need, missing)
-        if not victims:
-            self._closed = self._closed or self._overdue(need)
-            return self._who_stays(need)
-        for victim in victims:
-            self.counts[victim.model] -= 1
-            self._coming += victim.bytes_each
+        sleepers = self._sleepers(need, short)
+        if enough(self._held(sleepers), short):
+            return self._stopped(sleepers)
+        for gone, beds in () if self._closed & size.keys() else (([], True), ([], False), (sleepers, False)):
+            if victims := self._victims(need, missing(short, _all(short, self._held(gone))), beds):
+                self._stopped(gone)
+                return self._evicted(victims, need, beds)
+        self._closed |= size.keys() if self._overdue(need) else set()
+        return self._who_stays(need, short)
+
+    def _evicted(self, victims: Sequence[tuple[Claim, int]], need: Claim, beds: bool) -> str:
+        for victim, count in victims:
+            self._beds[victim.model] &= beds
+            self._coming = plus(self._coming, self._frees(victim, count, beds))
+            self.counts[victim.model] -= count
             self.evicted[victim.model] = need.model
             self.reasons[victim.model] = f"{_standing(victim, self._now)} makes room for {need.model}, {_wait(need, self._now)}"
-        return f"{', '.join(dict.fromkeys(victim.model for victim in victims))} makes room"
+        return f"{', '.join(victim.model for victim, _ in victims)} makes room"
 
-    def _victims(self, need: Claim, missing: int) -> list[Claim]:
-        """The cheapest replicas that together free `missing` bytes; none when those that may go do not suffice."""
-        chosen: list[Claim] = []
-        freed = 0
-        for victim in sorted(self._candidates(need), key=self._cost):
-            if freed < missing:
-                chosen.append(victim)
-                freed += victim.bytes_each
-        if freed < missing:
+    def _short(self, size: Bytes) -> Bytes:
+        """What is missing beyond what is free and what will be."""
+        there = {name: max(0, free) + max(0, self._coming.get(name, 0)) for name, free in self._free.items()}
+        return missing(size, there)
+
+    def _sleepers(self, need: Claim, short: Bytes) -> list[Claim]:
+        """Models of which replicas sleep in place, or will, as many as help with what is short."""
+        found: list[Claim] = []
+        for claim in sorted(self._claims, key=lambda one: one.reload_seconds * one.rate):
+            held, so_far = self._held([claim]), self._held(found)
+            useful = any(held.get(name, 0) > 0 and so_far.get(name, 0) < size for name, size in short.items())
+            if useful and claim.model != need.model and claim.model not in self.blocked:
+                found.append(claim)
+        return found
+
+    def _held(self, sleepers: Sequence[Claim]) -> Bytes:
+        """What they hold asleep."""
+        there = [one for one in sleepers if self._beds[one.model]]
+        return plus(
+            *(times(one.asleep_each, self._asleep[one.model]) for one in there),
+            *(times(one.bed, self._leaving(one)) for one in there),
+        )
+
+    def _stopped(self, sleepers: Sequence[Claim]) -> str:
+        self._coming = plus(self._coming, self._held(sleepers))
+        self._beds |= {one.model: False for one in sleepers}
+        return f"{', '.join(one.model for one in sleepers)} sleeps in place and makes room"
+
+    def _victims(self, need: Claim, short: Bytes, beds: bool) -> list[tuple[Claim, int]]:
+        """How many of each of the cheapest replicas that together free what is short, and sleep where they have `beds`; none when
+        not enough may go.
+        """
+        chosen: dict[str, int] = {}
+        claims = {claim.model: claim for claim in self._claims}
+
+        def freed() -> Bytes:
+            return plus(*(self._frees(claims[model], count, beds) for model, count in chosen.items()))
+
+        for victim in sorted(self._candidates(need, short), key=self._cost):
+            if not enough(freed(), short):
+                chosen[victim.model] = chosen.get(victim.model, 0) + 1
+        if not enough(freed(), short):
             return []
-        for victim in list(chosen):  # what turned out to be more than is needed stays, the cheapest of it too
-            if freed - victim.bytes_each >= missing:
-                chosen.remove(victim)
-                freed -= victim.bytes_each
-        return chosen
+        for model in list(chosen):  # what turned out to be more than is needed stays, the cheapest of it too
+            while chosen[model]:
+                chosen[model] -= 1
+                if not enough(freed(), short):
+                    chosen[model] += 1
+                    break
+        return [(claims[model], count) for model, count in chosen.items() if count]
 
-    def _candidates(self, need: Claim) -> Iterator[Claim]:
+    def _lost(self, claim: Claim, count: int) -> Bytes:
+        """What the last `count` of its replicas take."""
+        return claim.sum(self.counts[claim.model] - count, self.counts[claim.model])
+
+    def _frees(self, claim: Claim, count: int, beds: bool) -> Bytes:
+        """What they free when they go, asleep where they may."""
+        return less(self._lost(claim, count), times(claim.bed, count if beds and self._beds[claim.model] else 0))
+
+    def _candidates(self, need: Claim, short: Bytes) -> Iterator[Claim]:
         """Each replica that may go for `need`: its claim as often as it can lose one."""
         for claim in self._claims:
             spare = self.counts[claim.model] - claim.least
             if claim.model == need.model or claim.up == 0 or (need.oldest is None and need.least == 0):
                 continue
-            if spare > 0 and self._may_go(claim, need):
+            if spare > 0 and short.keys() & self._lost(claim, spare).keys() and self._may_go(claim, need):
                 yield from [claim] * spare
 
     def _may_go(self, claim: Claim, need: Claim) -> bool:
@@ -201,9 +260,14 @@ class _Ledger:
             limit = max(self._rules.stuck_seconds, 5 * claim.reload_seconds)
             return overdue and here >= limit
         if not claim.busy:
-            rests = 1 if overdue else self._rests
-            return here >= self._rules.rest * rests * claim.reload_seconds
+            return here >= self._rules.rest * claim.reload_seconds and (overdue or self._gathered(claim, need))
         return overdue and here >= self._rules.stay * claim.reload_seconds
+
+    def _gathered(self, claim: Claim, need: Claim) -> bool:
+        """Whether a swap now serves enough requests at once, or what is held for more has been unused for long enough."""
+        soon = need.rate * need.reload_seconds + claim.rate * claim.reload_seconds
+        unused = self._now - claim.used
+        return need.waiting >= self._rules.gather * soon or unused >= self._rules.hold * claim.reload_seconds
 
     def _overdue(self, need: Claim) -> bool:
         if need.oldest is None:
@@ -215,9 +279,14 @@ class _Ledger:
         last = self.counts[claim.model] <= 1
         return claim.busy and last, claim.reload_seconds * claim.rate if last else 0.0, claim.used
 
-    def _who_stays(self, need: Claim) -> str:
-        there = [claim.model for claim in self._claims if claim.up and claim.model != need.model]
+    def _who_stays(self, need: Claim, short: Bytes) -> str:
+        there = [one.model for one in self._claims if one.model != need.model and short.keys() & one.sum(0, one.up).keys()]
         return f"{', '.join(there)} {'stays' if len(there) == 1 else 'stay'} a little longer"
+
+
+def _all(short: Bytes, held: Bytes) -> Bytes:
+    """`held` with nothing of the accounts that it does not name."""
+    return {account: held.get(account, 0) for account in short}
 
 
 def _standing(victim: Claim, now: float) -> str:

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from headrace.dashboard import files
+from headrace.dashboard.advising import Advice
 from headrace.dashboard.bars import Bar, memory_bars, sum_bar
 from headrace.dashboard.costs import Cost, cost
 from headrace.dashboard.feed import Feed
@@ -26,6 +27,7 @@ from headrace.errors import HeadraceError
 from headrace.gateway.audit import asker
 from headrace.gateway.judging import nothing_at
 from headrace.gateway.openai import Refusal
+from headrace.units import show_duration
 
 LOG_LINES = 200
 """Lines of a log on a page."""
@@ -70,6 +72,7 @@ class Dashboard:
             Route("/admin/pages/model", self._model),
             Route("/admin/pages/replicas", self._replicas),
             Route("/admin/pages/graduation", self._graduation),
+            Route("/admin/pages/advice", self._advice),
             Route("/admin/pages/log", self._log),
             Route("/admin/pages/history", self._history),
             Route("/admin/pages/models", self._models),
@@ -98,6 +101,7 @@ class Dashboard:
 
     async def _overview(self, request: Request) -> Response:
         rows, together = self.feed.rows()
+        rows.sort(key=lambda row: row.cells["phase"] != "failed")  # what is in trouble is seen first
         return files.page(
             request, "parts/overview.html",
             rows=rows, together=together, bars=self._bars(), cost=await self._cost(), decisions=self._decisions(),
@@ -152,6 +156,14 @@ class Dashboard:
             except HeadraceError as error:
                 why = str(error)
         return files.page(request, "parts/graduation.html", model=name, run=run, moves=moves, why=why)
+
+    async def _advice(self, request: Request) -> Response:
+        """What was recorded of a model, judged."""
+        name, advisor = self._named(request), self._sight.advisor
+        advice = await advisor.advice() if advisor else Advice(error="No history is kept here.")
+        rows, window = advice.models.get(name, []), show_duration(advice.seconds)
+        verdict = advice.verdicts.get(name, "nothing is known of it")
+        return files.page(request, "parts/advice.html", model=name, error=advice.error, rows=rows, window=window, verdict=verdict)
 
     async def _log(self, request: Request) -> Response:
         replica = request.query_params.get("replica", "")

@@ -1,17 +1,18 @@
 """Memory as bars of named parts: a device and what is on it, by part and by model; a replica; a device that is asked about."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.dashboard.parts import parts
 from headrace.engines.base import Placement
 from headrace.facts.hardware import Card
 from headrace.plan.base import Plan, PlannedModel
 from headrace.targets.base import Replica, State
+from headrace.targets.changes import holds
 from headrace.units import show_bytes
 
 FREE = "free"
-_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING)
+_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING, State.ASLEEP)
 _COLOURS = 6
 _NAMES = {"reserve": "kept free by the engine"}
 
@@ -90,7 +91,8 @@ def taken(replicas: Sequence[Replica]) -> dict[str, int]:
 def _there(replicas: Sequence[Replica]) -> Iterator[tuple[str, Placement]]:
     for replica in replicas:
         if isinstance(replica.placement, Placement) and replica.state in _IN_MEMORY:
-            yield replica.model, replica.placement
+            memory, devices = holds(replica)
+            yield replica.model, replace(replica.placement, memory_bytes=memory, devices=devices)
 
 
 def _models(by_model: Mapping[str, int], whole: int, most: int) -> list[tuple[str, str, int]]:

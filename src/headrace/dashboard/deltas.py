@@ -11,7 +11,7 @@ BYTES_PER_SECOND = 1100.0
 """What a page may be sent in the long run: 4 MB an hour."""
 BURST_BYTES = 48_000.0
 """What may be saved up meanwhile: a page that was quiet shows a burst of load at once."""
-FIRST = ("phase", "reason", "replicas", "state", "wish")
+FIRST = ("phase", "reason", "replicas", "state", "wish", "failed")
 """Cells that are sent whatever the budget says: they change with replicas, not with requests."""
 
 _GONE = {"phase": "gone", "replicas": "0"}

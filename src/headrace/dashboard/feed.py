@@ -18,6 +18,8 @@ TICK_SECONDS = 1.0
 """Between two looks."""
 RATE_SECONDS = 15.0
 """Tokens per second are counted over so long: answers are counted when they are complete."""
+ERROR_SECONDS = 60.0
+"""Errors are counted over so long."""
 MOST_PAGES = 64
 """Open at once; more are refused."""
 QUIET_TICKS = 15
@@ -43,7 +45,8 @@ class Feed:
         self._sight, self._now = sight, now
         self._pages: set[_Page] = set()
         self._ticking: asyncio.Task[None] | None = None
-        self._counted: deque[tuple[float, dict[str, int]]] = deque(maxlen=int(RATE_SECONDS / TICK_SECONDS) + 1)
+        self._counted: deque[tuple[float, dict[str, tuple[int, int]]]] = deque(maxlen=int(ERROR_SECONDS / TICK_SECONDS) + 1)
+        """Looks of late: when, and tokens out and errors of each model."""
 
     @property
     def full(self) -> bool:
@@ -59,17 +62,18 @@ class Feed:
         """Every model as it is now, and all of them together."""
         sight, now = self._sight, self._now()
         replicas, wanted, wishes = sight.by_model(), sight.wanted, sight.control.wishes
-        rates, models = self._rates(now), sight.models
+        (rates, errors), models = self._lately(now), sight.models
         loads = {name: one.load() for name, one in models.items()}
         rows = [
             row(
-                one.status, loads[name], one.queue.capacity, replicas.get(name, ()), wanted.get(name), rates.get(name), now,
-                wishes.get(name, ""),
+                one.status, loads[name], one.queue.capacity, replicas.get(name, ()), wanted.get(name), rates.get(name),
+                errors.get(name), now, wishes.get(name, ""),
             )
             for name, one in models.items()
         ]  # fmt: skip
-        phases = [one.status.phase for one in models.values()]
-        return rows, totals(phases, list(loads.values()), list(rates.values()))
+        stopped = {name for name, one in models.items() if one.status.reason == wishes.get(name)}  # by hand: that is no failure
+        phases = ["stopped" if name in stopped else one.status.phase for name, one in models.items()]
+        return rows, totals(phases, list(loads.values()), list(rates.values()), list(errors.values()))
 
     async def follow(self, model: str | None) -> AsyncIterator[bytes]:
         """Events for a page about one model, or all: what it shows now, then what changes, until the page or the gateway goes."""
@@ -113,15 +117,18 @@ class Feed:
             page.quiet = 0
             page.messages.put_nowait(b"data: " + msgspec.json.encode(message) + b"\n\n")
 
-    def _rates(self, now: float) -> dict[str, float]:
-        """Tokens out per second by model since the oldest look that is remembered; nothing before there is one."""
-        counts = {name: one.stats.tokens_out for name, one in self._sight.models.items()}
+    def _lately(self, now: float) -> tuple[dict[str, float], dict[str, int]]:
+        """Tokens out per second, and errors, by model, of late or since the first look that there was; nothing before one."""
+        counts = {name: (one.stats.tokens_out, one.stats.failed + one.stats.refused) for name, one in self._sight.models.items()}
         if self._pages and (not self._counted or now - self._counted[-1][0] >= TICK_SECONDS / 2):
             self._counted.append((now, counts))
-        if not self._counted or now - self._counted[0][0] < TICK_SECONDS / 2:
-            return {}
-        then, before = self._counted[0]
-        return {name: max(0, count - before.get(name, 0)) / (now - then) for name, count in counts.items()}
+        looks = [look for look in self._counted if now - look[0] >= TICK_SECONDS / 2]
+        if not looks:
+            return {}, {}
+        then, before = next((look for look in looks if now - look[0] <= RATE_SECONDS), looks[-1])
+        rates = {name: max(0, tokens - before.get(name, (0, 0))[0]) / (now - then) for name, (tokens, _) in counts.items()}
+        _, first = looks[0]
+        return rates, {name: max(0, errors - first.get(name, (0, 0))[1]) for name, (_, errors) in counts.items()}
 
 
 def _end(page: _Page) -> None:

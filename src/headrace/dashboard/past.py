@@ -1,13 +1,13 @@
 """The history for curves: few points whatever the span, and the decisions in it, read without disturbing who writes."""
 
-import contextlib
 import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.control.history import SERVED
+from headrace.control.recording import SERVED, reading
+from headrace.errors import HeadraceError
 
 POINTS = 360
 """Points of a curve, at most."""
@@ -39,12 +39,12 @@ def curves(file: Path | None, model: str, seconds: int, served: str = "") -> Cur
     if file is None or not file.is_file():
         return Curves(nothing, [], since, until, "No history is kept here.")
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=2)) as connection:
+        with reading(file) as connection:
             _limited(connection)
             columns = _columns(connection, model, since, until, served)
             return Curves(columns, _decisions(connection, model, since, served), since, until)
-    except sqlite3.Error as error:
-        return Curves(nothing, [], since, until, f"The history cannot be read: {error}.")
+    except HeadraceError as error:
+        return Curves(nothing, [], since, until, str(error))
 
 
 def tokens(file: Path | None, served: str, model: str | None = None, seconds: float = 3600.0) -> tuple[int, float]:
@@ -54,10 +54,10 @@ def tokens(file: Path | None, served: str, model: str | None = None, seconds: fl
     if file is None or not file.is_file():
         return 0, 0.0
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=2)) as connection:
+        with reading(file) as connection:
             _limited(connection)
             count, first = connection.execute(query, (served, until - seconds, model)).fetchone()
-    except sqlite3.Error:
+    except HeadraceError:
         return 0, 0.0
     return int(count or 0), until - first if first else 0.0
 

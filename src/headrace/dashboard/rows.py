@@ -27,18 +27,18 @@ def row(
     replicas: Sequence[Replica],
     wanted: int | None,
     rate: float | None,
+    errors: int | None,
     now: float,
     wish: str = "",
 ) -> Row:
-    """`replicas` are the model's, `wanted` how many there shall be, `rate` its tokens out per second, `now` monotonic.
-
-    `wish` says what an administrator asked for, if so.
+    """`replicas` are the model's, `wanted` how many there shall be, `rate` its tokens out per second, `errors` how many requests
+    were failed or refused of late, `now` monotonic. `wish` says what an administrator asked for, if so.
     """
     ready = sum(replica.state is State.READY for replica in replicas)
     there = sum(replica.state is not State.STOPPED for replica in replicas)
     cells = {
         "phase": status.phase,
-        "reason": status.reason,
+        "reason": "" if status.reason == wish else status.reason,
         "replicas": f"{ready} / {there if wanted is None else wanted}",
         "waiting": str(load.waiting),
         "oldest": seconds(load.oldest_seconds),
@@ -46,19 +46,23 @@ def row(
         "ttft": seconds(load.ttft_seconds),
         "tpot": seconds(load.tpot_seconds),
         "rate": UNKNOWN if rate is None else number(rate),
+        "errors": UNKNOWN if errors is None else str(errors),
         "wish": wish,
     }
     return Row(status.model, status.task or "", cells, {one.name: _replica(one, load, now) for one in replicas})
 
 
-def totals(phases: Sequence[str], loads: Sequence[Load], rates: Sequence[float]) -> dict[str, str]:
+def totals(phases: Sequence[str], loads: Sequence[Load], rates: Sequence[float], errors: Sequence[int]) -> dict[str, str]:
     """All models together."""
+    waits = [load.oldest_seconds for load in loads if load.oldest_seconds is not None]
     return {
         "ready": f"{sum(phase == 'ready' for phase in phases)} / {len(phases)}",
         "failed": str(phases.count("failed")),
         "running": str(sum(sum(load.running.values()) for load in loads)),
         "waiting": str(sum(load.waiting for load in loads)),
+        "oldest": seconds(max(waits, default=None)),
         "rate": number(sum(rates)) if rates else UNKNOWN,
+        "errors": str(sum(errors)) if errors else UNKNOWN,
         "requests": f"{sum(load.requests for load in loads):,}",
     }
 

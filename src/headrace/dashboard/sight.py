@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from headrace.dashboard.advising import Advisor
 from headrace.dashboard.plan_page import WhatIf
 from headrace.engines.base import Placement
 from headrace.gateway.admin import Admin
@@ -60,7 +61,7 @@ class Control(Protocol):
 @dataclass(frozen=True, slots=True)
 class Sight:
     """`history` is the file of what happened; None where none is kept. `usd_per_hour` is what the machine costs, where the file
-    says so. `what_if` is what the page for plans works with; None where there is no such page.
+    says so. `what_if` is what the page for plans works with, `advisor` judges what was recorded; None where there is neither.
     """
 
     admin: Admin
@@ -68,6 +69,7 @@ class Sight:
     history: Path | None
     usd_per_hour: float | None = None
     what_if: WhatIf | None = None
+    advisor: Advisor | None = None
 
     @property
     def models(self) -> Mapping[str, ServedModel]:

@@ -17,6 +17,8 @@ BURST, PER_SECOND = 10.0, 1.0
 """Questions that may come at once, and in the long run."""
 ANSWER_SECONDS = 30.0
 """The longest that one takes, the headers of a model elsewhere included."""
+START_SECONDS = 60.0
+"""What the first answer of a process may take longer: on a busy machine it begins slowly, and ended it would begin anew."""
 IDLE_SECONDS = 300.0
 """It ends when nobody asked for so long."""
 _LONGEST_ANSWER = 2**20
@@ -48,6 +50,10 @@ class Worker:
         self._running: asyncio.Task[Answer] | None = None
         self._left, self._at = BURST, monotonic()
         self._ends: asyncio.TimerHandle | None = None
+
+    @property
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
 
     def takes(self) -> bool:
         """Whether another question may be asked now: few wait, and there were not too many of late. It counts as asked."""
@@ -88,7 +94,7 @@ class Worker:
 
     async def _asked(self, task: Task) -> Answer:
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._seconds + (0 if self._alive else START_SECONDS)):
                 return msgspec.json.decode(await self._line(task), type=Answer)
         except TimeoutError:
             await self._kill()
@@ -100,11 +106,12 @@ class Worker:
             self._rest()
 
     async def _line(self, task: Task) -> bytes:
-        if self._process is None or self._process.returncode is not None:
+        if not self._alive:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *self._program, limit=_LONGEST_ANSWER,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
+        assert self._process
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(msgspec.json.encode(task) + b"\n")

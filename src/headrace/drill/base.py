@@ -12,6 +12,8 @@ End = Literal["whole", "told", "dropped"]
 """A complete answer; a clear error, as a status or as the last event of a stream; neither."""
 ENDS: tuple[End, ...] = ("whole", "told", "dropped")
 Kind = Literal["kill", "scale", "roll", "swap", "reload", "graduate"]
+PATIENCE_SECONDS = 1800.0
+"""Weights may have to be fetched, and a start alone may take 15 minutes."""
 _MOST_TOLD = 10
 
 
@@ -33,6 +35,8 @@ class Wish:
     """Another version of the served file: read, and the served one again."""
     graduate: str | None = None
     """The engine to move to, and back."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """How long a reload, a move, or the next end of a request may take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from typing import Any
 
 from headrace.drill.base import Kind, Wish
 from headrace.drill.client import ask, row, want
+from headrace.errors import HeadraceError
 from headrace.report import get, post
 from headrace.units import show_duration
 
 Step = Callable[[], str]
-_RELOAD = "/admin/reload"
+_RELOAD, _GRADUATIONS = "/admin/reload", "/admin/graduations"
 _SETTLED_SECONDS = 180.0
 _POLL_SECONDS = 0.3
 _ROLLED_TOKENS = 16
@@ -86,12 +87,14 @@ class Steps:
             asked.append(one.words or one.end)
 
         self._did("swap", f"asks {other}, for which {self._wish.model} has to make room")
-        asking = threading.Thread(target=once)
+        asking = threading.Thread(target=once, daemon=True)
         asking.start()
         try:
             gone = self._settled("swap", lambda row: not _ready(row), f"{self._wish.model} has made room")
         finally:
-            asking.join()
+            asking.join(self._wish.patience_seconds)
+        if not asked:
+            return gone or f"{other} had no answer within {self._patience}"
         self._did("swap", f"{other} has answered: {asked[0]}")
         back = self._settled("swap", _ready, f"{self._wish.model} is back")
         return gone or back or ("" if asked == ["whole"] else f"{other} answered: {asked[0]}")
@@ -120,26 +123,54 @@ class Steps:
         served = get(self._url, "/admin/status").get("served")
         if not served or not Path(served).is_file():
             return "the gateway serves no file"
-        for file in (str(Path(str(self._wish.reload)).absolute()), served):
-            post(self._url, _RELOAD, {"file": file})
-            self._did("reload", f"reads {Path(file).name}")
-            while not (one := get(self._url, _RELOAD)["reload"])["over"]:
-                time.sleep(_POLL_SECONDS)
-            self._did("reload", f"{one['phase']}: {'; '.join(one['changes']) or one['error'] or 'nothing changes'}")
-            if one["exit_code"]:
-                return f"{Path(file).name} was not taken: {one['error'] or one['phase']}"
-        return ""
+        other = str(Path(str(self._wish.reload)).absolute())
+        problem = self._read(other)
+        return self._read(served) or problem  # whatever came of it, the served one is in force in the end
+
+    def _read(self, file: str) -> str:
+        post(self._url, _RELOAD, {"file": file})
+        name = Path(file).name
+        self._did("reload", f"reads {name}")
+        one = self._over(lambda: dict(get(self._url, _RELOAD)["reload"]))
+        if not one["over"]:
+            last = f" ({one['story'][-1]['said']})" if one["story"] else ""
+            return f"{name} was not in force within {self._patience}: it is {one['phase']}{last}"
+        self._did("reload", f"{one['phase']}: {'; '.join(one['changes']) or one['error'] or 'nothing changes'}")
+        return f"{name} was not taken: {one['error'] or one['phase']}" if one["exit_code"] else ""
 
     def _moved(self, kind: Kind, aim: dict[str, Any], what: str) -> str:
-        post(self._url, "/admin/graduations", {"model": self._wish.model, "rules": _RULES, **aim})
+        post(self._url, _GRADUATIONS, {"model": self._wish.model, "rules": _RULES, **aim})
         self._did(kind, what)
-        while not (one := self._graduation())["over"]:
-            time.sleep(_POLL_SECONDS)
+        one = self._over(self._graduation)
+        if not one["over"]:
+            late = f"{what}: not over within {self._patience}, it stands at {one['phase']}"
+            return f"{late}; {self._back(kind)}"
         self._did(kind, f"{one['phase']}: {one['reason']}")
         return "" if one["phase"] == "done" else f"{what}: {one['phase']}: {one['reason']}"
 
+    def _back(self, kind: Kind) -> str:
+        """Ask a graduation that takes too long to go back, and wait until it has."""
+        try:
+            post(self._url, f"{_GRADUATIONS}/abort", {"model": self._wish.model})
+        except HeadraceError as error:
+            return f"it was left to itself: {error}"
+        self._did(kind, "asked it to go back")
+        one = self._over(self._graduation)
+        return f"asked to go back, and it is {one['phase']}"
+
+    def _over(self, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What it came to; not over when the wish's patience was."""
+        until = time.monotonic() + self._wish.patience_seconds
+        while not (one := look())["over"] and time.monotonic() < until:
+            time.sleep(_POLL_SECONDS)
+        return one
+
+    @property
+    def _patience(self) -> str:
+        return show_duration(self._wish.patience_seconds)
+
     def _graduation(self) -> dict[str, Any]:
-        rows: list[dict[str, Any]] = get(self._url, "/admin/graduations")["graduations"]
+        rows: list[dict[str, Any]] = get(self._url, _GRADUATIONS)["graduations"]
         return next(one for one in rows if one["model"] == self._wish.model)
 
     def _settled(self, kind: Kind, is_so: Callable[[dict[str, Any]], bool], what: str) -> str:

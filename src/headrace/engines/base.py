@@ -1,11 +1,20 @@
 """What an engine is: how a server is started and read. One frozen value per engine, in a file of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.facts.model import ModelFacts
-from headrace.traffic import Continues, Speaks, Task
+from headrace.traffic import Caches, Continues, Speaks, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Bed:
+    """What a replica holds while it sleeps in place at `level`: RAM, and of GPUs by UUID."""
+
+    level: int
+    memory_bytes: int
+    devices: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +27,7 @@ class Placement:
     `devices` are the GPUs that it runs on, by UUID with the bytes that it takes of each; none: it runs on the CPU.
     `adapters` are paths of LoRA adapters by the names that clients call them, `template` is the model's chat template where
     the engine cannot render it, `also` are further names that the engine knows (see `Endpoint.also`).
+    `beds` are the ways in which it can sleep in place, the preferred one first, that which holds least last; none: it cannot.
     """
 
     model: str
@@ -34,6 +44,7 @@ class Placement:
     template: str | None = field(default=None, repr=False)
     also: tuple[str, ...] = ()
     devices: Mapping[str, int] = field(default_factory=dict)
+    beds: tuple[Bed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +147,26 @@ class Engine:
     speaks: Callable[[Placement], Speaks] = lambda placement: "openai"
     continues: Continues | None = None
     """How it goes on with a text that another replica began (see `Endpoint.continues`)."""
+    caches: Caches = "blocks"
+    """What it keeps of prompts that it has read."""
     ports: int = 1
     """Consecutive loopback ports that it needs, the first to serve."""
     grace_seconds: float = 5.0
     """From SIGTERM to SIGKILL: how long it takes to end once nothing runs."""
     local: bool = True
     """Runs on this machine; otherwise only where containers do."""
+    cause: Callable[[Sequence[str]], str | None] = lambda lines: None
+    """The line of those that it wrote, oldest first, which says why it ended, where that is not its last one."""
     adapters: bool = False
     """Serves LoRA adapters."""
     adapt: Callable[[Placement, Placement], tuple[tuple[Probe, Placement], ...] | None] = lambda running, wanted: None
     """The requests that bring a replica from one placement to another that differs in adapters only, each with what it runs after
     it; None: it is to be replaced.
     """
+    sleep: Callable[[Placement, int], tuple[Probe, ...]] = lambda placement, level: ()
+    """The requests that put a replica to sleep in place at one of the levels of its `beds`; it must have nothing to do."""
+    wake: Callable[[Placement, int], tuple[Probe, ...]] = lambda placement, level: ()
+    """Those that wake it from there."""
     note: str = ""
     """What a user should know before choosing it."""
 

@@ -1,7 +1,8 @@
 """llama.cpp, embedded through `xllamacpp`: the engine for machines without a GPU. Facts measured with 2026.10.11549."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.engines.base import Engine, Installation, Launch, Placement, Reading
@@ -13,6 +14,12 @@ VOCABULARY_BYTES = 180
 VOCABULARY_BYTES_PER_SLOT = 64
 ACTIVATION_BYTES = 64
 LARGEST_VOCABULARY = 262_144
+POINTS_UP = "gives the cause in the lines before"
+"""What the last line says where its library, which writes by itself, has given the cause."""
+
+_LINE = re.compile(r"\d+\.\d+\.\d+\.\d+ (?P<level>[A-Z]) (?:\S+ +)*?[\w ]+?: (?P<said>.+)")
+"""Its log: `0.00.006.953 E llama_model_load: error loading model: unknown model architecture: 'foo'`."""
+
 DEFAULTS: Mapping[str, Any] = {"wait": "passive", "batch": 512, "cache_type": "f16", "poll": 50}
 """Options a placement leaves out. `passive` because spinning threads on shared cores are 10 to 30 times slower."""
 
@@ -83,6 +90,17 @@ def read(page: str, model: str) -> Reading:
     )
 
 
+def cause(lines: Sequence[str]) -> str | None:
+    """Why a model could not be loaded: the first error since it began to be. What comes after it only says where it was noticed.
+    None where the last line is of something else.
+    """
+    if not lines or POINTS_UP not in lines[-1]:
+        return None
+    begun = next((at for at in range(len(lines) - 2, -1, -1) if lines[at].startswith(("cannot load ", "serving "))), -1)
+    errors = [found["said"] for line in lines[begun + 1 : -1] if (found := _LINE.match(line)) and found["level"] == "E"]
+    return errors[0] if errors else None
+
+
 def _sum(computed: int | None, cached: int | None) -> int | None:
     """Prompt tokens are counted apart from those found in the cache; without the first, the sum is unknown."""
     return None if computed is None else computed + (cached or 0)
@@ -102,9 +120,11 @@ ENGINE = Engine(
     metrics_path="/metrics",
     folds=True,
     continues="prefill",
+    caches="slots",
     sockets=lambda placement: True,
     refuse=refuse,
     overhead=overhead,
     launch=launch,
     read=read,
+    cause=cause,
 )

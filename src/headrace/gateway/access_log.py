@@ -190,8 +190,8 @@ def line(entry: Entry) -> bytes:
 
 def key_name(head: "RequestHead") -> str | None:
     """The name of the key that a request came with."""
-    holder = head.holder
-    return holder[1].key.name if holder is not None and holder[1] is not None else None
+    _, account = head.holder
+    return account.key.name if account is not None else None
 
 
 def trace_id(head: "RequestHead") -> str | None:

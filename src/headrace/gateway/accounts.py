@@ -6,11 +6,12 @@ for when it is alone.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from headrace.gateway.buckets import Bucket, buckets, shown
+from headrace.gateway.buckets import Bucket, Buckets, shown
 from headrace.gateway.estimates import estimated, taken
 from headrace.gateway.fairness import Share, Work
 from headrace.gateway.leases import Lease, Limit, Owed, rules
@@ -64,13 +65,12 @@ class Use(NamedTuple):
         return self.cost if isinstance(budget, Money) else self.tokens_in + self.tokens_out
 
 
-class Charge(NamedTuple):
+class Charge(Work, gc=False):
     """What one request was let in for."""
 
     account: "Account"
     prompt: int
     """Tokens of its prompt, estimated."""
-    work: Work
     price: Price | None
     cost: int
     leased: Mapping[Limit, Lease | Owed]
@@ -88,15 +88,13 @@ class Account:
     """One key in use: what it may take now, and counts since the gateway started."""
 
     __slots__ = (
-        "_before", "_buckets", "_month_ends", "_shares", "_tokens", "cost", "key", "leases", "live", "month", "refused",
+        "_before", "_buckets", "_counted", "_month_ends", "_most", "_shares", "cost", "key", "leases", "live", "month", "refused",
         "reserved", "reserved_cost", "running", "share", "statuses", "tokens_in", "tokens_out",
     )  # fmt: skip
 
     def __init__(self, key: Key, *, shares: bool = False) -> None:
         self.key = key
-        self._buckets: tuple[Bucket, ...] = ()
-        self._tokens: Bucket | None = None
-        """One of them."""
+        self._buckets = Buckets()
         self._shares = shares
         self.leases: dict[Limit, Lease] = {}
         """Its limits where gateways share them."""
@@ -108,7 +106,7 @@ class Account:
         self.tokens_in = self.tokens_out = self.cost = 0
         self.month = ""
         self._month_ends: float | None = None
-        self.statuses: dict[int, int] = {}
+        self.statuses: defaultdict[int, int] = defaultdict(int)
         """Finished requests by their status."""
         self._before = Use()
         """What is counted, but not of this month."""
@@ -122,8 +120,9 @@ class Account:
             del self.leases["budget"]  # it counts in other units
         self.key = key
         self.share = Share(key.name, key.weight, key.priority == "batch")
-        self._buckets = buckets({"requests": key.rpm, "tokens": key.tpm}, self._buckets)
-        self._tokens = next((bucket for bucket in self._buckets if bucket.limit == "tokens"), None)
+        self._buckets.resize({"requests": key.rpm, "tokens": key.tpm})
+        self._most = math.inf if key.tpm is None else key.tpm  # tokens of one request
+        self._counted = key.budget is not None or key.concurrent is not None
         if self._shares:
             found = rules(key.rpm, key.tpm, key.concurrent, key.budget_units)
             self.leases = {limit: self.leases.get(limit) or Lease(rule) for limit, rule in found.items()}
@@ -156,7 +155,6 @@ class Account:
         ask: Ask,
         body: bytes,
         context: int | None,
-        *,
         generates: bool,
         now: float,
         price: Price | None = None,
@@ -165,42 +163,46 @@ class Account:
         """Let a request in, and reserve what it should take. Raises Refusal when a limit of the key stands in its way, Short
         when that is known only when others were asked, which they were if `asked`.
         """
-        prompt, output = estimated(ask, body, context, generates=generates)
+        prompt, output = estimated(ask, body, context, generates)
         tokens = prompt + output
         cost = price.of(prompt, output) if price is not None else 0
-        if (most := self.key.tpm) is not None and tokens > most:
-            message = f"The key allows {most:,} tokens per minute, and this request may take {tokens:,}. "
+        if tokens > self._most:
+            message = f"The key allows {self._most:,} tokens per minute, and this request may take {tokens:,}. "
             raise self._refusal("tokens", message + "Send less text, or a lower max_tokens.", None)
         leased: Mapping[Limit, Lease | Owed] = _NO_LEASES
         if self.live:
             self._lease(tokens, cost, now, asked)
+            self._buckets.count(tokens)
             leased = self.leases
         else:
-            self._check(tokens, now)
+            if self._counted:
+                self._check(now)
+            if (short := self._buckets.take(tokens, now)) is not None:
+                raise self._too_fast(short, tokens, now)
             if "budget" in self.leases:  # what comes back by itself is not told
                 leased = {"budget": Owed(self.leases["budget"], self._of_budget(tokens, cost))}
-        for bucket in self._buckets:
-            bucket.level -= 1 if bucket.limit == "requests" else tokens
         self.running += 1
         self.reserved += tokens
-        self.reserved_cost += cost
-        return Charge(self, prompt, Work(self.share, tokens), price, cost, leased)
+        if cost:
+            self.reserved_cost += cost
+        return Charge(self.share, tokens, self, prompt, price, cost, leased)
 
     def settle(self, charge: Charge, over: Finished, pieces: int) -> float:
         """The request is over, after `pieces` of a stream: returns by how many tokens the estimate was too low."""
-        estimate = charge.work.tokens
         tokens_in, tokens_out = taken(charge.prompt, over, pieces)
-        cost = charge.price.of(tokens_in, tokens_out, over.cached) if charge.price is not None else 0
+        cost, estimate = 0, charge.tokens
+        if charge.price is not None:
+            cost = charge.price.of(tokens_in, tokens_out, over.cached)
+            self.reserved_cost -= charge.cost
+            self.cost += cost
         self.running -= 1
         self.reserved -= estimate
-        self.reserved_cost -= charge.cost
-        self.statuses[over.status] = self.statuses.get(over.status, 0) + 1
+        self.statuses[over.status] += 1
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
-        self.cost += cost
         more = tokens_in + tokens_out - estimate
-        if self._tokens is not None:
-            self._tokens.level -= more
+        if (bucket := self._buckets.tokens) is not None:
+            bucket.level -= more
         if charge.leased:
             self._settle_leases(charge, cost, more)
         return more
@@ -223,12 +225,10 @@ class Account:
 
     def told(self, now: float) -> bytes:
         """The header lines that tell a client of its limits, as OpenAI has them; empty for a key without."""
-        lines = b""
-        for bucket in self._buckets:
-            if now != bucket.at:
-                bucket.refill(now)
-            lines += bucket.told(self.leases[bucket.limit].known_left(now) if self.live else bucket.level)
-        return lines
+        if not self.live:
+            return self._buckets.told(now)
+        self._buckets.refill(now)
+        return b"".join([bucket.told(self.leases[bucket.limit].known_left(now)) for bucket in self._buckets.all])
 
     def budget_taken(self) -> float:
         """Of this month's budget, by every gateway as far as is known, requests under way included."""
@@ -236,18 +236,17 @@ class Account:
         lease = self.leases.get("budget")
         return max(own, (lease.total() or 0.0) if lease is not None else 0.0)
 
-    def _check(self, tokens: int, now: float) -> None:
-        """Raises Refusal, by what is counted here, after which nothing was taken."""
+    def _check(self, now: float) -> None:
+        """Raises Refusal when the budget or the places are taken, by what is counted here."""
         key = self.key
         if key.budget is not None and self.budget_taken() >= (key.budget_units or 0):
             raise self._over("budget", 0, 0, None, now)
         if key.concurrent is not None and self.running >= key.concurrent:
             raise self._over("concurrent", 0, 1, None, now)
-        for bucket in self._buckets:
-            bucket.refill(now)
-            wanted = 1 if bucket.limit == "requests" else tokens
-            if wanted > bucket.level:
-                raise self._over(bucket.limit, bucket.level, wanted, bucket.seconds_until(wanted), now)
+
+    def _too_fast(self, bucket: Bucket, tokens: int, now: float) -> Refusal:
+        wanted = 1 if bucket.limit == "requests" else tokens
+        return self._over(bucket.limit, bucket.level, wanted, bucket.seconds_until(wanted), now)
 
     def _lease(self, tokens: int, cost: int, now: float, asked: bool) -> None:
         """Take of each lease. Raises Refusal or Short, after which nothing was taken."""

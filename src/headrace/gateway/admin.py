@@ -168,9 +168,13 @@ class Admin:
         return Response(metrics.page(snapshot), media_type=_PROMETHEUS)
 
     async def _status(self, request: Request) -> Response:
+        return _json(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """What /admin/status says."""
         now = self.gateway.now()
         models = [self._model_status(name, now) for name in self.gateway.models]
-        return _json({"draining": self.gateway.draining, "served": self.served, "models": models})
+        return {"draining": self.gateway.draining, "served": self.served, "models": models}
 
     async def _keys(self, request: Request) -> Response:
         keys = self.gateway.keys
@@ -188,6 +192,7 @@ class Admin:
             "also": sorted(model.also),
             "aliases": [alias for alias, target in self._aliases.items() if target == name],
             "slots": model.queue.capacity,
+            "queue_limit": model.queue.limit,
             "planned": _planned(self._view.plan, name),
             "load": msgspec.to_builtins(load),
             "waits": model.stats.wait.buckets(),

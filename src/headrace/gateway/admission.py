@@ -11,12 +11,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-from headrace.gateway.fairness import FairOrder, Share, Work
+from headrace.gateway.fairness import FairOrder, Work
 from headrace.gateway.prefixes import SHORT, Prompt
-from headrace.gateway.routing import Receipt, Routing
+from headrace.gateway.routing import Booked, Receipt, Routing
 
 Ticket = TypeVar("Ticket", bound=Hashable)
 
+_NOBODY: frozenset[str] = frozenset()
 _RECENT = 0.1  # weight of the newest service time in the running mean
 _OLDEST_BATCH = 15.0  # seconds, and at most a quarter of what a request may wait: then batch yields no more
 
@@ -56,6 +57,7 @@ class Queue(Generic[Ticket]):
         "prompt",
         "routing",
         "service_seconds",
+        "settled",
     )
 
     def __init__(self, limit: int, wait: float) -> None:
@@ -63,9 +65,11 @@ class Queue(Generic[Ticket]):
         self._wait = wait
         self._waiting: OrderedDict[Ticket, float] = OrderedDict()  # ticket → when it gives up
         self._fair: FairOrder[Ticket] = FairOrder(min(_OLDEST_BATCH, wait / 4))
+        self.settled = self._fair.settled
+        """A request of that share, which was served, took so many `tokens` more than its work said."""
         self._avoid: dict[Ticket, frozenset[str]] = {}
-        self._served: dict[Ticket, tuple[str, float, float, int]] = {}
-        # ticket → where it runs, since when, how long it may yet wait, blocks to read
+        self._served: dict[Ticket, tuple[str, float, float, Booked]] = {}
+        # ticket → where it runs, since when, how long it may yet wait, what it takes there
         self._prompts: dict[Ticket, Prompt] = {}  # of those that wait
         self.routing = Routing()
         self.prompt: Callable[[Ticket], Prompt] | None = None
@@ -89,6 +93,11 @@ class Queue(Generic[Ticket]):
         """Requests that can be in flight at once."""
         return sum(self.routing.slots.values())
 
+    @property
+    def limit(self) -> int:
+        """How many may wait."""
+        return self._limit
+
     def limited(self, limit: int, wait: float) -> None:
         """Other limits, for requests that come from now on."""
         self._limit, self._wait = limit, wait
@@ -98,10 +107,28 @@ class Queue(Generic[Ticket]):
         """A new request. Nothing in the result means that it is held. In a full queue it may take the place of another one of a
         key that has more of them waiting.
         """
-        if not self._waiting and (replica := self._free(ticket, frozenset())):
-            if work is not None:
-                self._fair.served_at_once(work)
-            return [self._serve(ticket, replica, now, now + self._wait)]
+        if (replica := self.at_once(ticket, now, work)) is not None:
+            return [Serve(ticket, replica, self.routing.receipt)]
+        return self.kept_waiting(ticket, now, work)
+
+    def at_once(self, ticket: Ticket, now: float, work: Work | None) -> str | None:
+        """Where a new request is served that need not wait; None when it must, and has to be `kept_waiting`."""
+        if self._waiting:
+            return None
+        routing, among = self.routing, self.among
+        prompt = SHORT if self.prompt is None or not routing.chooses else self.prompt(ticket)
+        replica = routing.pick(prompt, routing.slots if among is None else among(ticket, routing.slots), _NOBODY)
+        if replica is None:
+            if prompt is not SHORT:
+                self._prompts[ticket] = prompt
+            return None
+        if work is not None:
+            self._fair.served_at_once(work)
+        self._served[ticket] = (replica, now, self._wait, routing.began(replica, prompt))
+        return replica
+
+    def kept_waiting(self, ticket: Ticket, now: float, work: Work | None) -> list[Effect[Ticket]]:
+        """What becomes of a new request that is not served at once."""
         effects: list[Effect[Ticket]] = []
         if len(self._waiting) >= self._limit:
             victim = self._fair.victim(work, now) if work is not None else None
@@ -115,17 +142,16 @@ class Queue(Generic[Ticket]):
             self._fair.add(ticket, work, now)
         return effects + self._next(now)
 
-    def settled(self, share: Share, tokens: float) -> None:
-        """A request of that share, which was served, took so many `tokens` more than its work said."""
-        self._fair.settled(share, tokens)
-
     def retried(self, ticket: Ticket, avoid: frozenset[str], now: float, *, reached: bool = True) -> list[Effect[Ticket]]:
         """A request whose replica failed it comes back, ahead of those that were never served, rather not to `avoid`.
 
         It was accepted once, so the limit does not hold for it. It may wait for what is left of its time, of which
         knocking at a replica that could not be `reached` is a part.
         """
-        since, may_wait = self._release(ticket) or (now, 0.0)
+        since, may_wait = now, 0.0
+        if (held := self._served.pop(ticket, None)) is not None:
+            replica, since, may_wait, booked = held
+            self.routing.ended(replica, booked)
         if not reached and (may_wait := may_wait - (now - since)) <= 0:
             return [Reject(ticket, "expired", self.retry_after()), *self._next(now)]
         self._avoid[ticket] = avoid
@@ -133,14 +159,17 @@ class Queue(Generic[Ticket]):
         self._waiting.move_to_end(ticket, last=False)
         return self._next(now)
 
-    def left(self, ticket: Ticket, now: float, *, served: bool = True) -> list[Effect[Ticket]]:
+    def left(self, ticket: Ticket, now: float, served: bool = True) -> list[Effect[Ticket]]:
         """A request is over, whether it waited or ran. `served` says whether its time tells of the service rate."""
-        held = self._release(ticket)
+        held = self._served.pop(ticket, None)
         if held is None:
             self._forget(ticket)
             return []
+        replica, since, _, booked = held
+        self.routing.ended(replica, booked)
         if served:
-            self._learn(now - held[0])
+            mean, seconds = self.service_seconds, now - since
+            self.service_seconds = seconds if mean is None else mean + _RECENT * (seconds - mean)
         return self._next(now) if self._waiting else []
 
     def resized(self, slots: Mapping[str, int], now: float) -> list[Effect[Ticket]]:
@@ -188,18 +217,9 @@ class Queue(Generic[Ticket]):
 
     def _serve(self, ticket: Ticket, replica: str, now: float, until: float) -> Serve[Ticket]:
         routing = self.routing
-        unread = routing.began(replica, self._prompts.pop(ticket, SHORT))
-        self._served[ticket] = (replica, now, until - now, unread)
+        booked = routing.began(replica, self._prompts.pop(ticket, SHORT))
+        self._served[ticket] = (replica, now, until - now, booked)
         return Serve(ticket, replica, routing.receipt)
-
-    def _release(self, ticket: Ticket) -> tuple[float, float] | None:
-        """Free the slot that the request holds; since when it held it and how long it may yet wait, None when it held none."""
-        served = self._served.pop(ticket, None)
-        if served is None:
-            return None
-        replica, since, may_wait, unread = served
-        self.routing.ended(replica, unread)
-        return since, may_wait
 
     def _next(self, now: float) -> list[Effect[Ticket]]:
         """Serve those in front while there is room."""
@@ -238,7 +258,3 @@ class Queue(Generic[Ticket]):
         self._avoid.pop(ticket, None)
         self._prompts.pop(ticket, None)
         self._fair.remove(ticket)
-
-    def _learn(self, seconds: float) -> None:
-        mean = self.service_seconds
-        self.service_seconds = seconds if mean is None else mean + _RECENT * (seconds - mean)

@@ -68,7 +68,7 @@ class Call:
             self._tell(INTERNAL_ERROR.status, "refused")
         else:
             self._tell(self._status(), "refused" if self._status() >= 400 else "done")
-        self._client.finished()
+        self._client.finished(monotonic())
 
     def _tell(self, status: int, end: End) -> None:
         if (log := self._client.log) is not None:
@@ -96,7 +96,7 @@ class Call:
             "root_path": "",
             "headers": self._headers(),
             "client": (self._client.address, 0) if self._client.address else None,
-            "headrace.account": request.head.holder[1] if request.head.holder else None,
+            "headrace.account": request.head.holder[1],
             "server": None,
         }
 
@@ -135,7 +135,7 @@ class Call:
             self._client.close_after()
         line = b"HTTP/1.1 %d \r\n" % self._status()
         framing = b"" if self._request.head.http10 else CHUNKED
-        self._client.write(response_head(line, self._lines(), framing, self._request_id, self._client.own_lines))
+        self._client.write(response_head(line, self._lines(), framing, self._request_id, self._client.own_lines()))
 
     def _write(self, body: bytes, more: bool) -> None:
         if self._request.head.method == "HEAD":

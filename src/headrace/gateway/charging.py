@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headrace.gateway.access_log import tell_left
 from headrace.gateway.accounts import Charge, Short
 from headrace.gateway.http import Request
-from headrace.gateway.keys import Keys, allowed
+from headrace.gateway.keys import Keys
 from headrace.gateway.openai import Ask, Refusal
 from headrace.gateway.paths import Route
 from headrace.gateway.served import ServedModel
@@ -18,19 +18,17 @@ if TYPE_CHECKING:
 
 
 def charged(
-    gateway: "Gateway", keys: Keys, client: "Client", request: Request, ask: Ask, route: Route, others: bool
+    gateway: "Gateway", client: "Client", request: Request, ask: Ask, route: Route, now: float, others: bool
 ) -> tuple[ServedModel, Charge]:
     """The model asked for and what the key is charged, when it may use the model and has something left. Raises Refusal, and
     Short where only others know what is left, unless they were asked (`others`).
     """
-    account, now = client.account, gateway.now()
+    account = client.account
     assert account is not None  # `judge` and `uses` have seen to it
-    if (model := gateway.names.get(ask.model)) is None or not allowed(account, ask.model, model.name, model.also):
-        raise gateway.unknown(ask.model, account)
-    model = gateway.asked_for(ask, route)
+    model = gateway.asked_for(ask, route, account)
     about, price, generates = model.status.context, gateway.prices.get(model.name), route.task == "generate"
     try:
-        charge = account.charge(ask, request.body, about, generates=generates, now=now, price=price, asked=others)
+        charge = account.charge(ask, request.body, about, generates, now, price, others)
     except Refusal:
         client.told = account.told(now)  # the model had no part in it: its counts, which scale it, are left alone
         raise

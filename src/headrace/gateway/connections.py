@@ -37,16 +37,26 @@ class Connections:
         """Those that are told why they may not stay."""
         self.refused = {"all": 0, "address": 0, "key": 0}
         """Connections that were refused, by which limit."""
+        self.open = 0
+        """Connections, those that are turned away included."""
         self.receiving = 0
         """Bytes of bodies that are not complete yet."""
         self._places: dict[str, int] = {}
         self._keys: dict[Account, int] = {}
 
-    def opened(self, place: str, count: int) -> Refusal | None:
-        """A connection from `place` is open, the `count`th now, until `closed`; why it may not stay."""
+    def crowded(self, place: str, handshakes: int, here: int) -> str | None:
+        """Which limit so many handshakes, `here` of them from `place`, are over together with what is open."""
+        most = self.limits.per_address
+        if place and most is not None and self._places.get(place, 0) + here > most:
+            return "address"
+        return "all" if self.open + handshakes > self.limits.connections else None
+
+    def opened(self, place: str) -> Refusal | None:
+        """A connection from `place` is open until `closed`; why it may not stay."""
+        self.open += 1
         if place:
             self._places[place] = self._places.get(place, 0) + 1
-        if count > self.limits.connections:
+        if self.open > self.limits.connections:
             self.refused["all"] += 1
             return Refusal(503, "Too many connections are open. Try again.", _CODE, "server_error")
         most = self.limits.per_address
@@ -58,6 +68,7 @@ class Connections:
 
     def closed(self, client: "Client") -> None:
         """It is closed."""
+        self.open -= 1
         _less(self._places, client.place)
         _less(self._keys, client.account)
         self.receiving -= client.held

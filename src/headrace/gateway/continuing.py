@@ -9,8 +9,8 @@ from headrace.gateway.converting import Converting, Unfolding
 from headrace.gateway.engine_errors import event_error
 from headrace.gateway.http import BrokenAnswer, Chunks, ResponseHead, chunk, contents
 from headrace.gateway.letter import Letter
-from headrace.gateway.openai import Usage
-from headrace.gateway.relay import TAIL_BYTES, Folding, Relay, Splice
+from headrace.gateway.openai import TAIL_BYTES, Usage
+from headrace.gateway.relay import Folding, Relay, Splice
 from headrace.gateway.reply import close_stream, framed, write_events
 from headrace.gateway.seam import Seam
 from headrace.gateway.sofar import SoFar, is_text
@@ -118,7 +118,7 @@ class Kept(Splice):
 
     def _pass(self, events: bytes) -> None:
         """Events that do not come as they can be passed on: the first, parts of chunks, errors."""
-        if found := _ERROR.search(events):
+        if b'{"error"' in events and (found := _ERROR.search(events)):
             refusal = event_error(found[1].strip())
             if not self.begun:
                 self._exchange.failed(refusal)

@@ -8,6 +8,7 @@ from typing import Any
 
 from headrace.errors import HeadraceError
 from headrace.gateway.certificate import Certificate
+from headrace.gateway.connections import Connections
 from headrace.gateway.tls import Handshakes
 
 _BACKLOG = 4096
@@ -22,12 +23,12 @@ class ListenError(HeadraceError):
 
 
 class Door:
-    """The listening sockets of a gateway. `client` makes the protocol of a connection."""
+    """The listening sockets of a gateway. `client` makes the protocol of a connection, which `connections` counts."""
 
-    def __init__(self, client: Callable[[], asyncio.Protocol], certificate: Certificate | None) -> None:
+    def __init__(self, client: Callable[[], asyncio.Protocol], certificate: Certificate | None, connections: Connections) -> None:
         self._loop = asyncio.get_running_loop()
         self._client, self.certificate = client, certificate
-        self._handshakes = Handshakes(client, certificate) if certificate is not None else None
+        self._handshakes = Handshakes(client, certificate, connections) if certificate is not None else None
         self._servers: list[asyncio.Server] = []
         self.sockets: list[socket.socket] = []
         """They listen as long as they are open, here or in another process."""

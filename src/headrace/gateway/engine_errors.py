@@ -154,13 +154,14 @@ def _error_in(body: bytes) -> tuple[_EngineError, bool]:
 
 
 _ERROR_EVENTS = (b'data: {"error"', b'data:{"error"')
+_LONGEST_START = max(map(len, _ERROR_EVENTS))
 
 
 def may_be_error(payload: bytes) -> bool:
     """Whether the start of a stream may still become an error event: more must be read to know."""
     if payload.startswith(_ERROR_EVENTS):
         return b"\n" not in payload and len(payload) < 64 * 1024
-    return any(start.startswith(payload) for start in _ERROR_EVENTS)
+    return len(payload) < _LONGEST_START and any(start.startswith(payload) for start in _ERROR_EVENTS)
 
 
 def first_event_error(payload: bytes) -> Refusal | None:

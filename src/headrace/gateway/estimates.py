@@ -11,10 +11,11 @@ BYTES_PER_TOKEN = 4
 """Of English text in JSON, roughly; what it is wrong by is settled afterwards."""
 
 _LIMITS_OF_OUTPUT = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_MOST_DIGITS = 9
+_MOST = 999_999_999
+_decode = msgspec.json.Decoder(int).decode
 
 
-def estimated(ask: Ask, body: bytes, context: int | None, *, generates: bool) -> tuple[int, int]:
+def estimated(ask: Ask, body: bytes, context: int | None, generates: bool) -> tuple[int, int]:
     """Tokens that a request should take: of its prompt, and at most of its answers. None takes more than its model's `context`,
     though images are many bytes.
     """
@@ -24,9 +25,15 @@ def estimated(ask: Ask, body: bytes, context: int | None, *, generates: bool) ->
     if not generates:
         return prompt, 0
     output = OUTPUT_TOKENS
+    fields = ask.fields
     for name in _LIMITS_OF_OUTPUT:
-        if (raw := ask.fields.get(name)) is not None:
-            output = _whole(raw)
+        if name in fields:
+            try:
+                asked = _decode(fields[name])
+            except msgspec.DecodeError:
+                break  # the engine will refuse it, or choose itself (null)
+            if 0 <= asked <= _MOST:
+                output = asked
             break
     if context is not None and output > context - prompt:
         output = max(1, context - prompt)
@@ -42,9 +49,3 @@ def taken(prompt: int, over: Finished, pieces: int) -> tuple[int, int]:
     if over.replica and (over.status < 400 or over.status == 499):  # 499: the client left an engine that worked for it
         return prompt, pieces
     return 0, 0
-
-
-def _whole(raw: msgspec.Raw) -> int:
-    """A whole number; what the engine will refuse, or choose itself (null), is taken for the usual."""
-    text = bytes(raw)
-    return int(text) if text.isdigit() and len(text) <= _MOST_DIGITS else OUTPUT_TOKENS

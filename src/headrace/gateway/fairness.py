@@ -12,7 +12,9 @@ competes with the interactive ones, as one key among them, so that it is late bu
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+import msgspec
 
 Ticket = TypeVar("Ticket", bound=Hashable)
 
@@ -23,7 +25,7 @@ _RECENT = 0.05  # weight of the newest request in the running mean of their toke
 _MANY = 64  # lines of keys that nobody stands in, past which those without a debt are forgotten
 
 
-class Share(NamedTuple):
+class Share(msgspec.Struct, frozen=True):
     """Whose work it is, and how much of the whole they get: in proportion to `weight`, which is above 0."""
 
     name: str
@@ -31,7 +33,7 @@ class Share(NamedTuple):
     batch: bool = False
 
 
-class Work(NamedTuple):
+class Work(msgspec.Struct, gc=False):
     """A request as the queue weighs it: whose it is and how many tokens it should take."""
 
     share: Share
@@ -50,13 +52,6 @@ class _Line(Generic[Ticket]):
         self.began = [0.0, 0.0]
         self.ended = [0.0, 0.0]
         self.guest = False  # batch that is old enough to compete with the interactive
-
-    def charge(self, clock: int, tokens: float) -> float:
-        """Its next request is served on this clock; returns the request's start tag."""
-        began, ended = self.began[clock], self.ended[clock]
-        start = began if began > ended else ended
-        self.ended[clock] = start + max(1.0, tokens) / self.share.weight
-        return start
 
 
 class FairOrder(Generic[Ticket]):
@@ -99,9 +94,12 @@ class FairOrder(Generic[Ticket]):
 
     def served_at_once(self, work: Work) -> None:
         """A request that never waited is served: its key is charged."""
-        line = self._line(work.share)
+        share = work.share
+        line = self._lines.get(share.name)
+        if line is None or line.share is not share:
+            line = self._line(share)
         if not line.waiting:
-            self._begin(line)
+            line.began[line.clock] = self._now[line.clock] - BURST * self._usual / share.weight
         self._charge(line, line.clock, work.tokens)
 
     def settled(self, share: Share, tokens: float) -> None:
@@ -153,12 +151,14 @@ class FairOrder(Generic[Ticket]):
         line.began[clock] = self._now[clock] - BURST * self._usual / line.share.weight
 
     def _charge(self, line: _Line[Ticket], clock: int, tokens: float) -> None:
-        self._usual += _RECENT * (tokens - self._usual) if self._usual else tokens
-        start = line.charge(clock, tokens)
+        usual, began, ended, share = self._usual, line.began[clock], line.ended[clock], line.share
+        self._usual = usual + _RECENT * (tokens - usual) if usual else tokens
+        start, takes = began if began > ended else ended, (tokens if tokens > 1 else 1) / share.weight
+        line.ended[clock] = start + takes
         if start > self._now[clock]:
             self._now[clock] = start
-        if line.share.batch and clock == _INTERACTIVE:
-            line.charge(_BATCH, tokens)
+        if share.batch and clock == _INTERACTIVE:
+            line.ended[_BATCH] = max(line.began[_BATCH], line.ended[_BATCH]) + takes
 
     def _place(self, line: _Line[Ticket], now: float) -> tuple[int, float, float]:
         """Where the head of a line stands: the clock it goes by, interactive first; its start tag; since when it waits, for those

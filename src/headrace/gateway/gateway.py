@@ -64,7 +64,8 @@ class Gateway:
         self._aliases = dict(aliases)
         self._app = app
         self._trusted = trusted
-        self.door = Door(lambda: Client(self), certificate)
+        self.connections = Connections(limits)
+        self.door = Door(lambda: Client(self), certificate, self.connections)
         self._timer: asyncio.TimerHandle | None = None
         self._prefix = secrets.token_hex(4).encode()
         self._serial = 0
@@ -86,7 +87,6 @@ class Gateway:
         """What makes spans of them."""
         self.keys: Keys | None = None
         """Who may use it; None asks nobody for a key. May be replaced at any time."""
-        self.connections = Connections(limits)
         self.prices: Mapping[str, Price] = {}
         """What tokens cost, by model; the same."""
         self.currency = "USD"
@@ -242,23 +242,25 @@ class Gateway:
     def admit(self, client: Client) -> Refusal | None:
         """Why there is no room for one more connection; it is among `clients` until it is closed, either way."""
         self.clients.add(client)
-        return self.connections.opened(client.place, len(self.clients))
+        return self.connections.opened(client.place)
 
     def request_id(self, head: RequestHead | None) -> bytes:
         """The client's own X-Request-Id, if it may be repeated in a head, else a new one."""
-        given = head.known.get(b"x-request-id") if head is not None else None
-        if given is not None and _sane(given):
-            return given
+        if head is not None and head.request_id:
+            return head.request_id
         self._serial += 1
         return b"%s-%x" % (self._prefix, self._serial)
 
     def handle(self, client: Client, request: Request, *, others: bool = False) -> None:
         """Answer a request, now or later: `client.finished` is called exactly once."""
-        route = request.head.route
-        request_id = self.request_id(request.head)
-        keys, charge = self.keys, None
-        # A head may have been known before the keys changed.
-        if keys is not None and (refused := keys.judge(request.head) or client.uses(keys.account(request.head))):
+        now, head = self.now(), request.head
+        route, keys, charge = head.route, self.keys, None
+        request_id = head.request_id or self.request_id(None)
+        if (
+            keys is not None
+            and (head.passed is not keys or client.account is not head.holder[1])  # it may be known since before the keys changed
+            and (refused := keys.judge(head) or client.uses(keys.account(head)))
+        ):
             self._refuse(client, request, request_id, refused)
             return
         if route is None or (route.model and self._answers(route)):
@@ -273,7 +275,7 @@ class Gateway:
             if keys is None:
                 model = self.asked_for(ask, route)
             else:
-                model, charge = charged(self, keys, client, request, ask, route, others)
+                model, charge = charged(self, client, request, ask, route, now, others)
         except Short as short:
             assert keys is not None
             hold(self, keys, client, request, short)
@@ -281,15 +283,15 @@ class Gateway:
         except Refusal as refusal:
             self._refuse(client, request, request_id, refusal, ask)
             return
-        exchange = Exchange(client, request, request_id, model, ask, self._loop)
+        exchange = Exchange(client, request, request_id, model, ask, route, now)
         if self.tracing is not None:
-            exchange.trace = self.tracing.begin(exchange, self.now())
+            exchange.trace = self.tracing.begin(exchange, now)
         exchange.start(charge)
 
     def _refuse(self, client: Client, request: Request, request_id: bytes, refusal: Refusal, ask: Ask | None = None) -> None:
         client.refuse(refusal, request_id)
         tell_refused(self, client, request.head, request_id, refusal, ask, len(request.body))
-        client.finished()
+        client.finished(self.now())
 
     def _answers(self, route: Route) -> bool:
         """Whether the gateway knows the answer: it knows which models are ready, but not which of one repository's are."""
@@ -298,11 +300,12 @@ class Gateway:
         model = self.names.get(route.model)
         return model is None or model.status.phase != "ready" or route.model not in model.also  # asleep: nobody else could say
 
-    def asked_for(self, ask: Ask, route: Route) -> ServedModel:
-        """The model asked for, when it is one that can do this. Raises Refusal."""
-        model = self.names.get(ask.model)
-        if model is None:
-            raise self.unknown(ask.model)
+    def asked_for(self, ask: Ask, route: Route, account: Account | None = None) -> ServedModel:
+        """The model asked for, when it is one that can do this, and may be asked for with a key. Raises Refusal."""
+        name, limited = ask.model, account is not None and account.key.models
+        model = self.names.get(name)
+        if model is None or (limited and not allowed(account, name, model.name, model.also)):
+            raise self.unknown(name, account)
         status = model.status
         if status.task != route.task and not model.can(route):
             raise wrong_task(ask.model, model, route, [name for name, other in self.models.items() if other.can(route)])
@@ -327,7 +330,3 @@ class Gateway:
         missing = "does not exist here" + (", or this key may not use it" if account is not None else "")
         message = f'The model "{name[:200]}" {missing}.{hint} Models: {", ".join(names[:50]) or "none"}.'
         return Refusal(404, message, "model_not_found", param="model")
-
-
-def _sane(request_id: bytes) -> bool:
-    return 0 < len(request_id) <= 128 and request_id.replace(b"-", b"").replace(b"_", b"").isalnum()

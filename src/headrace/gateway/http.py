@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from headrace.gateway.paths import Route, find
 
 if TYPE_CHECKING:
@@ -40,14 +42,8 @@ _NOT_FOR_ENGINES = _HOP_BY_HOP | {
     b"x-request-id",
     b"x-conversation-id",  # llama.cpp would keep a lost client's request running to its end
 }
-_NOT_FOR_CLIENTS = _HOP_BY_HOP | {
-    b"server",
-    b"content-length",
-    b"x-request-id",
-    b"access-control-allow-origin",
-    b"access-control-allow-credentials",
-    b"access-control-expose-headers",
-}
+_NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"server", b"content-length", b"x-request-id"}
+_NOT_FOR_CLIENTS |= {b"access-control-" + name for name in (b"allow-origin", b"allow-credentials", b"expose-headers")}
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: ([^\r\n]*))?")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -71,7 +67,8 @@ class RequestHead:
     """The head of a request as its client sent it; never changed once made, and shared by requests with the same head."""
 
     __slots__ = (
-        "_lines", "cors", "headers", "holder", "http10", "keep_alive", "known", "method", "path", "preflight", "route", "target",
+        "cors", "headers", "holder", "http10", "keep_alive", "known", "lines", "method", "passed", "path", "preflight",
+        "request_id", "route", "target",
     )  # fmt: skip
 
     def __init__(self, method: str, target: bytes, headers: Headers, http10: bool, keep_alive: bool) -> None:
@@ -91,15 +88,19 @@ class RequestHead:
         """The lines of an answer that let a page of a loopback origin read it."""
         self.http10 = http10
         self.keep_alive = keep_alive
-        self._lines: bytes | None = None
-        self.holder: tuple[Keys, Account | None] | None = None  # whose key it presents, among these: see `Keys.account`
+        given = self.known.get(b"x-request-id", b"")
+        self.request_id = given if len(given) <= 128 and given.replace(b"-", b"").replace(b"_", b"").isalnum() else b""
+        """Its client's own name for the request, if it may be repeated in a head."""
+        self.lines = b""  # see `lines_for_engine`, once it was asked for
+        self.holder: tuple[Keys | None, Account | None] = (None, None)  # whose key it presents, among these: see `Keys.account`
+        self.passed: Keys | None = None  # those by which it may do this, with the one that it presents
 
     def lines_for_engine(self) -> bytes:
         """Request line, and the headers that are an engine's business, for a body that was read as JSON."""
-        if self._lines is None:
+        if not self.lines:
             target = self.route.target if self.route is not None else b""
-            self._lines = self.lines_to(target or self.path.encode("latin-1"), json=True)
-        return self._lines
+            self.lines = self.lines_to(target or self.path.encode("latin-1"), json=True)
+        return self.lines
 
     def lines_to(self, path: bytes, *, json: bool) -> bytes:
         """The same for another path; the query stays. A body read as `json` is called so, whatever its client said."""
@@ -111,14 +112,11 @@ class RequestHead:
         return b"%s %s%s%s HTTP/1.1\r\n%s%s" % (method, path, mark, query, kind, lines)
 
 
-class Request:
+class Request(msgspec.Struct, gc=False):
     """A whole request, its body without framing."""
 
-    __slots__ = ("body", "head")
-
-    def __init__(self, head: RequestHead, body: bytes) -> None:
-        self.head = head
-        self.body = body
+    head: RequestHead
+    body: bytes
 
 
 @lru_cache(maxsize=256)
@@ -146,10 +144,12 @@ class ResponseHead:
     """Seconds after which the engine wants to be asked again, if it says so."""
     never_again: bool = False
     """No replica shall be asked again, it says with the header that OpenAI's clients obey: what hangs one would hang all."""
+    whole: bytes = b""
+    """What a client gets as its head, but for its connection's lines; empty for errors, streams and bodies of unknown length."""
 
     def without_body(self) -> "ResponseHead":
         """The same as the answer to a HEAD request; `length` is -1 when the body's would not be known."""
-        return replace(self, framing="none", length=self.length if self.framing in ("length", "none") else -1)
+        return replace(self, framing="none", length=self.length if self.framing in ("length", "none") else -1, whole=b"")
 
 
 @lru_cache(maxsize=1024)
@@ -166,17 +166,22 @@ def parse_response_head(raw: bytes) -> ResponseHead:
     tokens = known.get(b"connection", b"").lower()
     timeout = _TIMEOUT.search(known.get(b"keep-alive", b""))
     dropped = _NOT_FOR_CLIENTS | _nominated(tokens)
+    status_line = b"HTTP/1.1 %d %s\r\n" % (status, match[3] or b"")
+    lines = b"".join(b"%s: %s\r\n" % (n, v) for n, v in headers if n.lower() not in dropped)
+    event_stream = known.get(b"content-type", b"").lower().startswith(b"text/event-stream")
+    is_whole = framing == "length" and status < 400 and not event_stream
     return ResponseHead(
         status=status,
-        status_line=b"HTTP/1.1 %d %s\r\n" % (status, match[3] or b""),
-        lines=b"".join(b"%s: %s\r\n" % (n, v) for n, v in headers if n.lower() not in dropped),
+        status_line=status_line,
+        lines=lines,
         framing=framing,
         length=length,
         keep_alive=framing != "close" and (b"close" not in tokens if match[1] == b"1" else b"keep-alive" in tokens),
         idle_seconds=float(timeout[1]) if timeout else None,
-        event_stream=known.get(b"content-type", b"").lower().startswith(b"text/event-stream"),
+        event_stream=event_stream,
         retry_after=int(retry) if (retry := known.get(b"retry-after", b"")).isdigit() and len(retry) < 7 else None,
         never_again=known.get(b"x-should-retry", b"").lower() == b"false",
+        whole=b"%s%sContent-Length: %d\r\n" % (status_line, lines, length) if is_whole else b"",
     )
 
 
@@ -215,12 +220,6 @@ def _nominated(connection: bytes) -> frozenset[bytes]:
     return frozenset(token.strip() for token in connection.split(b",")) - {b"close", b"keep-alive", b""}
 
 
-def request_head(lines: bytes, host: bytes, length: int, request_id: bytes, key: str | None) -> bytes:
-    """The head that an engine at `host` gets, for a body of `length` bytes; `lines` as `lines_for_engine` gives them."""
-    authorization = b"Authorization: Bearer %s\r\n" % key.encode() if key else b""
-    return b"%sHost: %s\r\n%sX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n" % (lines, host, authorization, request_id, length)
-
-
 def response_head(status_line: bytes, lines: bytes, framing: bytes, request_id: bytes, own: bytes) -> bytes:
     """The head that a client gets. `framing` is a complete header line, or empty when the connection's end is the body's;
     `own` are the lines that its connection adds.
@@ -252,14 +251,15 @@ class Chunks:
         Raises BrokenAnswer.
         """
         if self._carry:
-            data = self._carry + data
-            self._carry = b""
+            data, self._carry = self._carry + data, b""
         if self._trailer:
             return self._walk_trailer(data, 0)
         position, end = 0, len(data)
-        size = _CHUNK_SIZE.match(data) if payload is None and not self.left else None
+        size = _CHUNK_SIZE.match(data) if not self.left else None
         if size is not None and end == size.end() + (length := int(size[1], 16)) + 2 and length:
             self.count += 1  # one whole chunk, as engines send them
+            if payload is not None:
+                payload.append(data[size.end() : -2])
             return data
         while position < end:
             if self.left:

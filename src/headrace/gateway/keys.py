@@ -66,9 +66,9 @@ class Keys:
 
         Heads are shared by requests with the same bytes, so the answer is kept with them, for as long as these keys are in force.
         """
-        known = head.holder
-        if known is not None and known[0] is self:
-            return known[1]
+        known, account = head.holder
+        if known is self:
+            return account
         account = self._by_digest.get(sha256(presented(head.known)).digest())
         head.holder = (self, account)
         return account
@@ -80,7 +80,9 @@ class Keys:
         account = self.account(head)
         if account is None:
             return unauthorized(head)
-        return _forbidden(account.key, head)
+        if (refusal := _forbidden(account.key, head)) is None:
+            head.passed = self
+        return refusal
 
 
 def _forbidden(key: Key, head: "RequestHead") -> Refusal | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from headrace.gateway.envelope import error_event
 from headrace.gateway.form import FormAsk, renamed
-from headrace.gateway.http import Request, request_head
+from headrace.gateway.http import Request
 from headrace.gateway.openai import Ask, Refusal, rewritten
 from headrace.gateway.paths import Kind, Route
 from headrace.gateway.translate import generate, through
@@ -51,23 +51,34 @@ def last_event(refusal: Refusal, route: Route, sent: Letter | None) -> bytes:
     return error_event(refusal, route)
 
 
-def outgoing(exchange: "Exchange", sent: Letter | None, host: bytes) -> tuple[bytes, bytes]:
-    """Head and body for the replica at `host` that `exchange` was given."""
-    lines, body = (sent.lines, sent.body) if sent is not None else _as_asked(exchange)
+def outgoing(exchange: "Exchange", sent: Letter | None, own: bytes) -> tuple[bytes, bytes]:
+    """Head and body for the replica that `exchange` was given, whose `own` header lines are the same for every request."""
+    if sent is None:
+        head = exchange.request.head
+        lines, body = head.lines or head.lines_for_engine(), _as_asked(exchange)
+    else:
+        lines, body = sent.lines, sent.body
     if exchange.trace is not None:
         lines = exchange.trace.onward(lines)
-    return request_head(lines, host, len(body), exchange.request_id, exchange.endpoint.key), body
+    return request_head(lines, own, len(body), exchange.request_id), body
 
 
-def _as_asked(exchange: "Exchange") -> tuple[bytes, bytes]:
-    """Request line with headers, and the body, where the engine understands both as they are."""
-    endpoint, ask, body = exchange.endpoint, exchange.ask, exchange.request.body
+def request_head(lines: bytes, own: bytes, length: int, request_id: bytes) -> bytes:
+    """The head of a request with a body of `length` bytes: its `lines` (see `RequestHead.lines_for_engine`), the replica's `own`
+    (see `Pool.lines`).
+    """
+    return b"%s%sX-Request-Id: %s\r\nContent-Length: %d\r\n\r\n" % (lines, own, request_id, length)
+
+
+def _as_asked(exchange: "Exchange") -> bytes:
+    """The body, where the engine understands what its client sent, or nearly."""
+    endpoint, ask = exchange.endpoint, exchange.ask
     fold = endpoint.folds and not ask.stream and exchange.route.folds
     if exchange.seam is not None and endpoint.continues is not None:
-        body = exchange.seam.body(exchange.model.there(endpoint, ask.model), endpoint.continues)
-    elif fold or not ask.sound or endpoint.model_there != ask.model:
-        body = rewritten(ask, exchange.model.there(endpoint, ask.model), fold=fold)
-    return exchange.request.head.lines_for_engine(), body
+        return exchange.seam.body(exchange.model.there(endpoint, ask.model), endpoint.continues)
+    if fold or not ask.sound or endpoint.model_there != ask.model:
+        return rewritten(ask, exchange.model.there(endpoint, ask.model), fold=fold)
+    return exchange.request.body
 
 
 def letter(request: Request, ask: Ask, endpoint: Endpoint, model: "ServedModel", identity: str) -> Letter:

@@ -6,7 +6,7 @@ Shapes after the OpenAI API reference (platform.openai.com/docs/api-reference), 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,7 +14,9 @@ from headrace.gateway.paths import Route
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.encode
-_EMPTY_BYTES = 64
+_EMPTY_BYTES = 64  # copying a prompt to look at it would cost more than reading it
+TAIL_BYTES = 2048
+"""How much of an answer's end is looked through for its usage."""
 _TRUE, _FALSE, _NULL = b"true", b"false", b"null"
 
 Source = Literal["gateway", "engine"]
@@ -67,20 +69,15 @@ def peek(route: Route, body: bytes) -> Ask:
         fields = _decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Refusal(400, f"The body is not a JSON object: {_short(error)}.", "invalid_json") from None
-    model = _value(fields, "model", str)
+    model = _value(fields, "model", str) if "model" in fields else None
     if not model:
         raise Refusal(400, 'The body names no model. Add "model"; GET /v1/models lists them.', "missing_model", param="model")
     for needed in route.needs:
-        given = fields.get(needed)
-        if given is None or (not route.may_be_empty and _is_empty(given)):
+        if needed not in fields or (len(fields[needed]) <= _EMPTY_BYTES and not route.may_be_empty and _is_empty(fields[needed])):
             raise Refusal(400, f'"{needed}" is missing or empty.', "missing_required_parameter", param=needed)
-    return Ask(
-        model=model,
-        stream=_flag(fields),
-        choices=(_value(fields, "n", int) or 1) if "n" in fields else 1,
-        fields=fields,
-        sound=_is_sound(fields, body),
-    )
+    stream = "stream" in fields and _flag(fields["stream"])
+    choices = (_value(fields, "n", int) or 1) if "n" in fields else 1
+    return Ask(model, stream, choices, fields, _is_sound(fields, body))
 
 
 def _is_sound(fields: dict[str, msgspec.Raw], body: bytes) -> bool:
@@ -88,27 +85,17 @@ def _is_sound(fields: dict[str, msgspec.Raw], body: bytes) -> bool:
 
     A body as long as its fields written compactly has no room for either: that proof costs the same for any size of prompt.
     """
-    compact = 1 + 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values()))
-    if compact == len(body):
+    if 1 + 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values())) == len(body):
         return True
-    return (
-        body.find(b'"model"') == body.rfind(b'"model"')
-        and body.find(b'"stream"') == body.rfind(b'"stream"')
-        and b"\\u" not in body
-    )
+    return body.count(b'"model"') < 2 and body.count(b'"stream"') < 2 and b"\\u" not in body
 
 
 def _is_empty(raw: msgspec.Raw) -> bool:
-    if len(raw) > _EMPTY_BYTES:  # copying a prompt to look at it would cost more than reading it
-        return False
     value = bytes(raw)
     return value in (_NULL, b'""') or (value[:1] == b"[" and not value[1:-1].strip())
 
 
-def _flag(fields: dict[str, msgspec.Raw]) -> bool:
-    raw = fields.get("stream")
-    if raw is None:
-        return False
+def _flag(raw: msgspec.Raw) -> bool:
     text = bytes(raw)
     if text == _TRUE:
         return True
@@ -118,11 +105,8 @@ def _flag(fields: dict[str, msgspec.Raw]) -> bool:
 
 
 def _value(fields: dict[str, msgspec.Raw], name: str, kind: type[Any]) -> Any:
-    raw = fields.get(name)
-    if raw is None:
-        return None
     try:
-        return _DECODE[kind](raw)
+        return _DECODE[kind](fields[name])
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Refusal(400, f'"{name}" must be {_KINDS[kind]}.', "invalid_type", param=name) from None
 
@@ -148,7 +132,7 @@ def rewritten(ask: Ask, model: str, *, fold: bool) -> bytes:
     return _encode(fields)
 
 
-class Usage(NamedTuple):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one request, as the engine counted them."""
 
     tokens_in: int
@@ -157,11 +141,11 @@ class Usage(NamedTuple):
     """Of those in, the ones that it had cached, where it says so."""
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class _UsageFields(msgspec.Struct):
+class _UsageFields(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
@@ -170,6 +154,25 @@ class _UsageFields(msgspec.Struct):
 # Usage objects hold numbers, and objects of numbers: no string in them can hold a brace.
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _decode_usage = msgspec.json.Decoder(_UsageFields).decode
+
+
+class _Answer(msgspec.Struct, gc=False):
+    usage: _UsageFields | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def usage_of(body: bytes) -> Usage | None:
+    """The usage in a whole answer; None when there is none."""
+    if len(body) <= TAIL_BYTES:  # to read so little is cheaper than to look through it
+        try:
+            found = _decode_answer(body).usage
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = None
+        if found is not None:
+            return _usage(found)
+    return usage_in(body[-TAIL_BYTES:]) or usage_in(body[:TAIL_BYTES])  # embeddings have it in front
 
 
 def usage_in(tail: bytes) -> Usage | None:
@@ -181,14 +184,17 @@ def usage_in(tail: bytes) -> Usage | None:
             at = tail.rfind(b'"usage"', 0, at)
             continue
         try:
-            found = _decode_usage(match[1])
+            return _usage(_decode_usage(match[1]))
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        if found.prompt_tokens is None:
-            return None
-        details = found.prompt_tokens_details
-        return Usage(found.prompt_tokens, found.completion_tokens or 0, (details and details.cached_tokens) or 0)
     return None
+
+
+def _usage(found: _UsageFields) -> Usage | None:
+    if found.prompt_tokens is None:
+        return None
+    details = found.prompt_tokens_details
+    return Usage(found.prompt_tokens, found.completion_tokens or 0, (details and details.cached_tokens) or 0)
 
 
 def model_list(cards: Iterable[dict[str, Any]]) -> bytes:

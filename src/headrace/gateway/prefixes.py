@@ -4,10 +4,10 @@ A prompt is a chain of hashes over blocks of its bytes as they came in JSON: eac
 are equal prefixes. Nobody asks an engine: what it evicted earlier than assumed is a prompt that is read again, no more.
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from headrace.gateway.caches import NO_SLOT, Blocks, Chain, Slots, depth
 from headrace.gateway.openai import Ask
 
 BLOCK_BYTES = 512
@@ -28,7 +28,7 @@ _BEFORE = ("tools", "system", "instructions")
 class Prompt(NamedTuple):
     """A request as routing sees it: its prompt's blocks, and the adapter that only some replicas know."""
 
-    chain: tuple[int, ...] = ()
+    chain: Chain = ()
     adapter: str = ""
 
 
@@ -36,7 +36,7 @@ SHORT = Prompt()
 """One that shares nothing worth a look."""
 
 
-def chain_of(ask: Ask) -> tuple[int, ...]:
+def chain_of(ask: Ask) -> Chain:
     """The blocks of a request's prompt; none when it is shorter than one. Model, adapter and tools are part of each."""
     fields = ask.fields
     for name in _TEXTS:
@@ -50,7 +50,7 @@ def chain_of(ask: Ask) -> tuple[int, ...]:
     return chained(seed, bytes(memoryview(raw)[: MOST_BLOCKS * BLOCK_BYTES]))
 
 
-def chained(seed: int, text: bytes) -> tuple[int, ...]:
+def chained(seed: int, text: bytes) -> Chain:
     """Hashes of its whole blocks, each with all before it. Python's own hash: a keyed SipHash, 0.8 µs per KiB."""
     chain: list[int] = []
     for end in range(BLOCK_BYTES, len(text) + 1, BLOCK_BYTES):
@@ -66,83 +66,81 @@ def kept(slots: int, context: int | None) -> int:
 
 
 class Prefixes:
-    """Which replica was sent which blocks, the most recent ones of each.
+    """Which replica was sent which blocks, and has them still, as its engine keeps them (caches.py)."""
 
-    A block is used no earlier than all that follow it, and forgotten no earlier: who has a block has all before it.
-    """
-
-    __slots__ = ("_blocks", "_holders", "_kept")
+    __slots__ = ("_caches", "_holders")
 
     def __init__(self) -> None:
-        self._kept: dict[str, int] = {}
-        self._blocks: dict[str, OrderedDict[int, None]] = {}  # by replica, the oldest first
+        self._caches: dict[str, Blocks | Slots] = {}
         self._holders: dict[int, tuple[str, ...]] = {}  # the newest few that have a block
 
     def __len__(self) -> int:
-        return sum(map(len, self._blocks.values()))
+        return sum(len(cache.blocks) for cache in self._caches.values())
 
-    def resized(self, kept: Mapping[str, int]) -> None:
-        """The replicas that there are, and how many blocks each keeps; others are forgotten."""
-        for replica in [replica for replica in self._blocks if replica not in kept]:
+    def resized(self, kept: Mapping[str, int], slots: Mapping[str, int] | None = None) -> None:
+        """The replicas that there are, and how many blocks each keeps; `slots` of those that keep a prompt in each. Others are
+        forgotten.
+        """
+        for replica in [replica for replica in self._caches if replica not in kept]:
             self.forget(replica)
+            del self._caches[replica]
         most = max(1, MOST_KEPT_OF_ALL // max(1, len(kept)))
-        self._kept = {replica: min(blocks, most) for replica, blocks in kept.items()}
-        for replica, blocks in self._blocks.items():
-            self._trim(replica, blocks)
+        for replica, blocks in kept.items():
+            self._resized(replica, min(blocks, most), slots.get(replica) if slots else None)
+
+    def _resized(self, replica: str, most: int, count: int | None) -> None:
+        cache = self._caches.get(replica)
+        if cache is None or cache.count != count:
+            self.forget(replica)
+            cache = self._caches[replica] = Blocks() if count is None else Slots(count)
+        cache.most = most if count is None else most // max(1, count)
+        self._gone(replica, cache.trimmed())
 
     def forget(self, replica: str) -> None:
         """Its cache is empty."""
-        for block in self._blocks.pop(replica, ()):
-            self._drop(replica, block)
+        if (cache := self._caches.get(replica)) is not None:
+            self._gone(replica, cache.blocks)
+            cache.clear()
 
-    def matched(self, replica: str, chain: tuple[int, ...]) -> int:
-        """How many of the first blocks it should have."""
-        blocks = self._blocks.get(replica)
-        if not blocks or chain[0] not in blocks:
+    def matched(self, replica: str, chain: Chain) -> int:
+        """How many of the first blocks it should have, for a prompt that is sent now."""
+        cache = self._caches.get(replica)
+        if cache is None or chain[0] not in cache.blocks:
             return 0
-        return _depth(chain, blocks)
+        return cache.found(chain)
 
-    def holders(self, chain: tuple[int, ...]) -> tuple[str, ...]:
+    def holders(self, chain: Chain) -> tuple[str, ...]:
         """A few replicas that should have the most of it; none when nobody has any."""
-        depth = _depth(chain, self._holders)
-        return self._holders[chain[depth - 1]] if depth else ()
+        found = depth(chain, self._holders)
+        return self._holders[chain[found - 1]] if found else ()
 
-    def sent(self, replica: str, chain: tuple[int, ...]) -> None:
-        """The replica reads this prompt now. One that is not known keeps nothing."""
-        if replica not in self._kept:
-            return
-        blocks = self._blocks.get(replica)
-        if blocks is None:
-            blocks = self._blocks[replica] = OrderedDict()
+    def sent(self, replica: str, chain: Chain) -> int:
+        """The replica reads this prompt now; the slot that it takes, for `left`. One that is not known keeps nothing."""
+        cache = self._caches.get(replica)
+        if cache is None:
+            return NO_SLOT
+        slot, came, gone = cache.sent(chain)
+        self._came(replica, came)
+        self._gone(replica, gone)
+        return slot
+
+    def left(self, replica: str, slot: int) -> None:
+        """The request that took the slot is over."""
+        if (cache := self._caches.get(replica)) is not None:
+            self._came(replica, cache.left(slot))
+
+    def _came(self, replica: str, blocks: Iterable[int]) -> None:
         holders = self._holders
-        for block in reversed(chain):
-            if block in blocks:
-                blocks.move_to_end(block)
-            else:
-                blocks[block] = None
-                held = holders.get(block)
-                holders[block] = (replica,) if held is None else (replica, *held)[:_HOLDERS]
-        self._trim(replica, blocks)
+        for block in blocks:
+            held = holders.get(block)
+            holders[block] = (replica,) if held is None else (replica, *held)[:_HOLDERS]
 
-    def _trim(self, replica: str, blocks: OrderedDict[int, None]) -> None:
-        while len(blocks) > self._kept[replica]:
-            self._drop(replica, blocks.popitem(last=False)[0])
-
-    def _drop(self, replica: str, block: int) -> None:
-        holders = tuple(holder for holder in self._holders.get(block, ()) if holder != replica)
-        if holders:
-            self._holders[block] = holders
-        else:
-            self._holders.pop(block, None)
-
-
-def _depth(chain: tuple[int, ...], known: Mapping[int, object]) -> int:
-    """How many of the first blocks are known, when who knows one knows all before it: by halving."""
-    low, high = 0, len(chain)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if chain[middle - 1] in known:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    def _gone(self, replica: str, blocks: Iterable[int]) -> None:
+        holders = self._holders
+        for block in blocks:
+            held = holders.get(block, ())
+            others = tuple(holder for holder in held if holder != replica) if len(held) > 1 else ()
+            if others:
+                holders[block] = others
+            elif replica in held:
+                del holders[block]

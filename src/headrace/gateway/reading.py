@@ -26,24 +26,24 @@ _FRAMING = 8
 class KnownHead:
     """A legal head, as the bytes before and behind the number of its Content-Length."""
 
-    __slots__ = ("after", "before", "head")
+    __slots__ = ("_number_at", "_size", "after", "before", "head")
 
     def __init__(self, before: bytes, after: bytes, head: RequestHead) -> None:
         self.before = before
         self.after = after
+        self._number_at, self._size = len(before), len(after)
         self.head = head
 
     def request(self, data: bytes, body_limit: int) -> Request | None:
         """The request that `data` is, when it is exactly one, whole, with this head."""
         if not data.startswith(self.before):
             return None
-        start = len(self.before)
-        end = data.find(b"\r", start)
-        number = data[start:end]
-        if not data.startswith(self.after, end) or not number.isdigit() or len(number) > 15:
+        end = data.find(b"\r", self._number_at)
+        body_at = end + self._size
+        length = len(data) - body_at
+        if data[self._number_at : end] != b"%d" % length or length > body_limit or not data.startswith(self.after, end):
             return None
-        body = data[end + len(self.after) :]
-        return Request(self.head, body) if len(body) == int(number) <= body_limit else None
+        return Request(self.head, data[body_at:])
 
 
 class HeadMemo:
@@ -76,19 +76,19 @@ class Reader:
     __slots__ = (
         "_began",
         "_body",
-        "_body_limit",
         "_fed",
         "_go_on",
         "_head",
         "_headers",
         "_judge",
-        "_known",
         "_memo",
         "_parser",
         "_size",
         "_trailer",
         "_url",
         "_wire",
+        "body_limit",
+        "known",
         "owes_leave",
         "phase",
         "ready",
@@ -98,9 +98,8 @@ class Reader:
 
     def __init__(self, memo: HeadMemo, judge: Judge, body_limit: int, go_on: Callable[[], None]) -> None:
         self._memo = memo
-        self._known: KnownHead | None = None  # the last head of this connection
         self._judge = judge
-        self._body_limit = body_limit
+        self.body_limit = body_limit
         self._go_on = go_on
         self._parser = httptools.HttpRequestParser(self)
         self._fed = 0  # bytes read of an unfinished head
@@ -112,6 +111,8 @@ class Reader:
         self._size = 0
         self._wire = 0  # bytes that the body took with its framing, and the head that came in the same read
         self._trailer = 0
+        self.known: KnownHead | None = None
+        """The last head of this connection. A request that is behind it need not be fed, while the phase is idle."""
         self.owes_leave = False
         """The client waits for leave to send a body, behind requests that are to be answered first."""
         self.ready: deque[Request | Refusal] = deque()
@@ -126,12 +127,12 @@ class Reader:
         if self.refused:
             return
         if self.phase == "idle":
-            if self._known is not None and (request := self._known.request(data, self._body_limit)) is not None:
+            if self.known is not None and (request := self.known.request(data, self.body_limit)) is not None:
                 self.ready.append(request)
                 return
             self._parse(data)
             if self.phase == "idle" and len(self.ready) == 1 and isinstance(only := self.ready[0], Request):
-                self._known = self._memo.keep(data, only)
+                self.known = self._memo.keep(data, only)
         else:
             self._parse(data)
 
@@ -236,7 +237,7 @@ class Reader:
         if self.refused:
             return
         self._size += len(body)
-        if self._size > self._body_limit:
+        if self._size > self.body_limit:
             self.refuse(self._too_large(self._size))
         elif not self._body:
             self._body = body
@@ -277,13 +278,13 @@ class Reader:
             message = "Compressed request bodies are not accepted. Send the body without Content-Encoding."
             return Refusal(415, message, "unsupported_content_encoding")
         length = int(known.get(b"content-length", b"0"))
-        return self._too_large(length) if length > self._body_limit else None
+        return self._too_large(length) if length > self.body_limit else None
 
     def _size_of_head(self) -> int:
         return len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
 
     def _too_large(self, size: int) -> Refusal:
-        message = f"The body has {size} bytes or more; gateway.body allows {self._body_limit}."
+        message = f"The body has {size} bytes or more; gateway.body allows {self.body_limit}."
         return Refusal(413, message, "request_too_large")
 
 

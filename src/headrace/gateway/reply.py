@@ -26,7 +26,7 @@ def open_stream(exchange: "Exchange") -> None:
     if http10:
         exchange.client.close_after()
     framing = b"" if http10 else CHUNKED
-    exchange.client.write(response_head(_STATUS, _LINES, framing, exchange.request_id, exchange.client.own_lines))
+    exchange.client.write(response_head(_STATUS, _LINES, framing, exchange.request_id, exchange.client.own_lines()))
 
 
 def write_events(exchange: "Exchange", events: bytes) -> None:

@@ -9,9 +9,12 @@ Up to `FEW` replicas all are looked at; of more, those that should have the prom
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
+import msgspec
+
+from headrace.gateway.caches import NO_SLOT
 from headrace.gateway.prefixes import Prefixes, Prompt, kept
 
 FEW = 12
@@ -22,7 +25,7 @@ _CHOICES = 2
 _ENOUGH = 2**64 - 1
 
 
-class Candidate(NamedTuple):
+class Candidate(msgspec.Struct, gc=False):
     """A replica that has a free slot, as scorers see it."""
 
     replica: str
@@ -44,6 +47,17 @@ class Receipt(NamedTuple):
     blocks: int
     cost: float
 
+
+class Booked(NamedTuple):
+    """What a request in flight takes at its replica."""
+
+    unread: int = 0
+    """Blocks that it has to read there."""
+    slot: int = NO_SLOT
+    """Whose prompt it is from now on, where each slot keeps one."""
+
+
+_NOTHING = Booked()
 
 Scorer = Callable[[Candidate], float]
 
@@ -89,8 +103,8 @@ class Routing:
     """The replicas of one model: what each has to do, and what it should have cached."""
 
     __slots__ = (
-        "_also", "_context", "_draw", "_last", "_open", "_order", "_outstanding", "_place", "_policy", "_total", "_usable",
-        "_warm", "blocks", "chooses", "matched", "partial", "prefixes", "receipt", "running", "slots",
+        "_also", "_by_slot", "_context", "_draw", "_last", "_open", "_order", "_outstanding", "_place", "_policy", "_total",
+        "_usable", "_warm", "blocks", "chooses", "matched", "partial", "prefixes", "receipt", "running", "slots",
     )  # fmt: skip
 
     def __init__(self, policy: str = "auto") -> None:
@@ -109,6 +123,7 @@ class Routing:
         """Of prompts that were sent to a replica chosen among several; those that it should have cached."""
         self._context: int | None = None
         self._also: dict[str, frozenset[str]] = {}
+        self._by_slot: Set[str] = frozenset()
         self._last: dict[str, int] = {}
         self._outstanding: dict[str, int] = {}
         self._warm: set[str] = set()
@@ -133,11 +148,15 @@ class Routing:
         self.chooses = self._usable > 1
         self._open = [replica for replica, limit in slots.items() if self.running[replica] < limit]
         self._place = {replica: place for place, replica in enumerate(self._open)}
-        self.prefixes.resized({replica: kept(limit, self._context) for replica, limit in slots.items()})
+        by_slot = {replica: slots[replica] for replica in slots.keys() & self._by_slot} if self.chooses else None
+        self.prefixes.resized({replica: kept(limit, self._context) for replica, limit in slots.items()}, by_slot)
 
-    def described(self, context: int | None, also: Mapping[str, frozenset[str]]) -> None:
-        """How many tokens a slot holds, and the names that each replica knows besides the model's; before `resized`."""
+    def described(self, context: int | None, also: Mapping[str, frozenset[str]], by_slot: Set[str] = frozenset()) -> None:
+        """How many tokens a slot holds, the names that each replica knows besides the model's, and the replicas that keep a
+        prompt in each slot; before `resized`.
+        """
         self._also = dict(also)
+        self._by_slot = by_slot
         self._context = context
         self.partial = len(set(also.values())) > 1
 
@@ -179,24 +198,30 @@ class Routing:
 
     def _best(self, prompt: Prompt, free: Sequence[str], avoid: frozenset[str]) -> str | None:
         free = [replica for replica in free if replica not in avoid] or free if avoid else free
-        bound, running, last = self.bound, self.running, self._last
+        bound, running = self.bound, self.running
         if self._policy:
             free = [replica for replica in free if running[replica] < bound] or free
         best: Candidate | None = None
-        least, tied = math.inf, (0, 0)
+        least = math.inf
         for replica in free:
             found = self._candidate(replica, prompt.chain)
             cost = 1.0
             for score in self._policy:
                 cost *= score(found)
-            rank = (found.running if self._policy else 0, last[replica])
-            if cost < least or (cost == least and rank < tied):
-                best, least, tied = found, cost, rank
+            if best is None or cost < least or (cost == least and self._is_before(found, best)):
+                best, least = found, cost
         if best is None:
             return None
         if prompt.chain:
             self.receipt = Receipt(best.matched, best.blocks, least)
         return best.replica
+
+    def _is_before(self, one: Candidate, other: Candidate) -> bool:
+        """Whether `one` is taken of two that cost the same: less in flight, where that counts, then served longest ago."""
+        last = self._last
+        if self._policy and one.running != other.running:
+            return one.running < other.running
+        return last[one.replica] < last[other.replica]
 
     @property
     def bound(self) -> int:
@@ -210,8 +235,8 @@ class Routing:
 
     # ---- what happened
 
-    def began(self, replica: str, prompt: Prompt) -> int:
-        """A request was sent there; returns the blocks it has to read, which `ended` wants back."""
+    def began(self, replica: str, prompt: Prompt) -> Booked:
+        """A request was sent there; returns what it takes, which `ended` wants back."""
         self._order += 1
         self._last[replica] = self._order
         busy = self.running[replica] = self.running[replica] + 1
@@ -219,17 +244,19 @@ class Routing:
         if busy >= self.slots[replica]:
             self._shut(replica)
         if not prompt.chain:
-            return 0
+            return Booked(0, self.prefixes.sent(replica, ())) if self.chooses and replica in self._by_slot else _NOTHING
         matched = self.receipt.matched if self.receipt else 0
         self.blocks += len(prompt.chain)
         self.matched += matched
-        self.prefixes.sent(replica, prompt.chain)
         unread = len(prompt.chain) - matched
         self._outstanding[replica] = self._outstanding.get(replica, 0) + unread
-        return unread
+        return Booked(unread, self.prefixes.sent(replica, prompt.chain))
 
-    def ended(self, replica: str, unread: int) -> None:
+    def ended(self, replica: str, booked: Booked) -> None:
         """A request that was there is over."""
+        unread, slot = booked
+        if slot >= 0:
+            self.prefixes.left(replica, slot)
         busy = self.running[replica] = self.running[replica] - 1
         limit = self.slots.get(replica)
         if unread:

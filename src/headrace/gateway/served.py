@@ -11,7 +11,7 @@ from urllib.parse import quote
 from headrace.gateway.admission import Effect, Queue, Serve
 from headrace.gateway.openai import Refusal
 from headrace.gateway.paths import Route
-from headrace.gateway.prefixes import SHORT, Prompt, chain_of
+from headrace.gateway.prefixes import BLOCK_BYTES, SHORT, Prompt, chain_of
 from headrace.gateway.split import Trial
 from headrace.gateway.stats import Stats
 from headrace.gateway.upstream import Pool
@@ -75,7 +75,8 @@ class ServedModel:
         self._drains = any(not endpoint.slots for endpoint in endpoints)
         self._lost = {name: count for name, count in self._lost.items() if name in kept}
         self._split(status.split)
-        self.queue.routing.described(status.context, {endpoint.replica: endpoint.also for endpoint in endpoints})
+        by_slot = {endpoint.replica for endpoint in endpoints if endpoint.caches == "slots"}
+        self.queue.routing.described(status.context, {endpoint.replica: endpoint.also for endpoint in endpoints}, by_slot)
         self._resize(now)
         if status.phase == "failed":
             for exchange in self.queue.waiting():
@@ -83,6 +84,8 @@ class ServedModel:
 
     def _prompt(self, exchange: "Exchange") -> Prompt:
         """What routing should know of a request, where there are several replicas."""
+        if len(exchange.request.body) < BLOCK_BYTES and not self.queue.routing.partial:
+            return SHORT
         ask = exchange.ask
         adapter = ask.model if self.queue.routing.partial and ask.model in self.also else ""
         if exchange.route.task == "generate":
@@ -119,8 +122,8 @@ class ServedModel:
         """Whether there is a replica besides these that takes requests."""
         return any(pool.endpoint.slots and name not in replicas for name, pool in self.pools.items())
 
-    def enter(self, exchange: "Exchange") -> None:
-        """A request for this model, from now on until it leaves."""
+    def enter(self, exchange: "Exchange", now: float) -> None:
+        """A request for this model, from now on until it leaves: it is served, or waits."""
         self.arrived += 1
         self.exchanges.add(exchange)
         self.held_bytes += len(exchange.request.body)
@@ -128,6 +131,14 @@ class ServedModel:
             self.trial.enter(exchange)
         if self.status.phase == "asleep":
             self._loop.call_soon(self.needed)  # once it is in the queue
+        queue = self.queue
+        replica = queue.at_once(exchange, now, exchange.charge)
+        if replica is None:
+            carry_out(queue.kept_waiting(exchange, now, exchange.charge), now)
+        elif EXPLAIN in exchange.request.head.known:
+            carry_out((Serve(exchange, replica, queue.routing.receipt),), now)
+        else:
+            exchange.serve(replica, now)
 
     def leave(self, exchange: "Exchange", finished: Finished) -> None:
         """The request is over."""
@@ -140,7 +151,7 @@ class ServedModel:
         if exchange.charge is not None:
             more = exchange.charge.account.settle(exchange.charge, finished, exchange.chunks_seen)
             if finished.replica:  # only who was served was charged by the queue
-                self.queue.settled(exchange.charge.work.share, more)
+                self.queue.settled(exchange.charge.share, more)
         if self._drains:
             self._loop.call_soon(self.needed)  # once its slot is free
 
@@ -157,6 +168,7 @@ class ServedModel:
 
     def tick(self, now: float) -> None:
         """Time passed, for the queue and for every request."""
+        self.stats.tick()
         carry_out(self.queue.tick(now), now)
         for exchange in list(self.exchanges):
             exchange.tick(now)

@@ -53,7 +53,8 @@ def is_text(ask: Ask, route: Route) -> bool:
     """Whether the answer is one stream of plain text, as far as the names and values of the request's fields tell."""
     if not ask.stream or ask.choices != 1 or route.kind not in ("chat", "completions"):
         return False
-    return all(bytes(ask.fields[name]) in _NOTHING for name in _BARRED & ask.fields.keys())
+    fields = ask.fields
+    return _BARRED.isdisjoint(fields) or all(bytes(fields[name]) in _NOTHING for name in _BARRED & fields.keys())
 
 
 def _is_more(delta: _Delta) -> Any:

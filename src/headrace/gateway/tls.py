@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Any
 
+from headrace.gateway.accepting import Accepting
 from headrace.gateway.certificate import Certificate
+from headrace.gateway.connections import Connections, place
 from headrace.gateway.http import CLOSE, response_head
 from headrace.gateway.openai import Refusal
 
@@ -18,9 +21,6 @@ MOST_HANDSHAKES = 1024
 """At once; one more, and the oldest is given up: who dawdles does not keep others out."""
 LINGER_SECONDS = 2.0
 """How long what a client of plain HTTP sends is dropped after its answer: closing at once would reset the connection under it."""
-_AT_ONCE = 64
-_FULL_SECONDS = 0.25
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _HANDSHAKE = b"\x16"
 """The first byte of a TLS connection (RFC 8446, 5.1)."""
 _PLAIN = Refusal(400, "This address speaks TLS, and the request came in plain HTTP: write https:// in its URL.", "https_needed")
@@ -32,14 +32,16 @@ class Handshakes:
     """Accepts from listening sockets and makes a client's protocol of each connection whose handshake is done.
 
     Our own loop around accept, because asyncio's servers keep one context for life, hand plain HTTP to OpenSSL, which drops it
-    without a word, and bound neither how many handshakes go on nor, on every loop, how long.
+    without a word, and bound neither how many handshakes go on nor, on every loop, how long. `connections` are those that are
+    through, which handshakes share their limits with.
     """
 
-    def __init__(self, client: Callable[[], asyncio.Protocol], certificate: Certificate) -> None:
+    def __init__(self, client: Callable[[], asyncio.Protocol], certificate: Certificate, connections: Connections) -> None:
         self._loop = asyncio.get_running_loop()
-        self._client, self._certificate = client, certificate
-        self._listening: list[socket.socket] = []
-        self._pending: dict[asyncio.Task[None], None] = {}
+        self._client, self._certificate, self._connections = client, certificate, connections
+        self._accepting = Accepting(self._begin)
+        self._pending: dict[asyncio.Task[None], str] = {}  # the oldest first, with what each is counted under
+        self._places: Counter[str] = Counter()
         self.failed = 0
         """Connections that ended before their handshake."""
 
@@ -49,15 +51,11 @@ class Handshakes:
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Accept from these, which stay their owner's."""
-        self._listening = list(sockets)
-        for listening in sockets:
-            self._loop.add_reader(listening, self._accept, listening)
+        self._accepting.start(sockets)
 
     def stop(self) -> None:
         """Accept no more; handshakes that go on may end."""
-        for listening in self._listening:
-            self._loop.remove_reader(listening)
-        self._listening = []
+        self._accepting.stop()
 
     def close(self) -> None:
         """End all of it."""
@@ -65,36 +63,38 @@ class Handshakes:
         for task in list(self._pending):
             task.cancel()
 
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
-            try:
-                connection, _ = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                self._loop.remove_reader(listening)
-                self._loop.call_later(_FULL_SECONDS, self._accept_again, listening)
-                return
-            self._begin(connection)
-
-    def _accept_again(self, listening: socket.socket) -> None:
-        if listening in self._listening:
-            self._loop.add_reader(listening, self._accept, listening)
-
-    def _begin(self, connection: socket.socket) -> None:
+    def _begin(self, connection: socket.socket, address: Any) -> None:
         connection.setblocking(False)
-        if len(self._pending) >= MOST_HANDSHAKES:
-            oldest = next(iter(self._pending))
-            del self._pending[oldest]
-            oldest.cancel()
+        where = place(address[0])
+        self._make_room(where)
         task = self._loop.create_task(self._shake(connection, monotonic() + HANDSHAKE_SECONDS))
-        self._pending[task] = None
+        self._pending[task] = where
+        self._places[where] += 1
         task.add_done_callback(self._over)
 
+    def _make_room(self, where: str) -> None:
+        """For one more the oldest goes that there is no room for beside it. Where all room is taken by connections that are
+        through, the new one is told so once it is.
+        """
+        over = self._connections.crowded(where, len(self._pending) + 1, self._places[where] + 1)
+        if over is None and len(self._pending) < MOST_HANDSHAKES:
+            return
+        oldest = next((task for task, other in self._pending.items() if over != "address" or other == where), None)
+        if oldest is not None:
+            if over is not None:
+                self._connections.refused[over] += 1
+            self._forget(oldest)
+            oldest.cancel()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        where = self._pending.pop(task, None)
+        if where is not None:
+            self._places[where] -= 1
+            if not self._places[where]:
+                del self._places[where]
+
     def _over(self, task: asyncio.Task[None]) -> None:
-        self._pending.pop(task, None)
+        self._forget(task)
         if not task.cancelled():
             task.result()  # what is left is a bug, for the loop's handler
 

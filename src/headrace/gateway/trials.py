@@ -1,6 +1,7 @@
 """The paths by which whoever moves a model in a cluster watches its trial: what both sides answered, and a comparison on demand.
 
-A trial that nobody has asked about for a while gets nothing any more: its guards are where the questions come from.
+A trial that nobody asks about gets nothing: its guards are where the questions come from. A question with `watch=no` takes it
+from the trial at once.
 """
 
 import asyncio
@@ -49,8 +50,9 @@ Compare = Callable[[Asked], Coroutine[Any, Any, tuple[str, str]]]
 
 @dataclass(slots=True)
 class _Trial:
-    asked: float
     split: Split
+    asked: float = float("-inf")
+    """When somebody who watches has asked last: nobody has yet, in a process that has just begun."""
     rows: deque[tuple[int, Finished, bool]] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
     """(number, request, whether the trial had it), the newest last."""
     lost: int = 0
@@ -87,7 +89,7 @@ class Trials:
             if (gone := self._trials.pop(model, None)) is not None and gone.comparing is not None:
                 gone.comparing.cancel()
             return
-        trial = self._trials.setdefault(model, _Trial(monotonic(), split))
+        trial = self._trials.setdefault(model, _Trial(split))
         # A pod that has ended between two looks is the trial's all the same.
         trial.split = Split(split.replicas | trial.split.replicas, split.share)
         for one in finished:
@@ -108,7 +110,7 @@ class Trials:
         after, same = _number(request.query_params.get("after", "0")), request.query_params.get("id") == self._id
         trial, rows = self._trials.get(name), []
         if trial is not None:
-            trial.asked = monotonic()
+            trial.asked = float("-inf") if request.query_params.get("watch") == "no" else monotonic()
             rows = [row for row in trial.rows if row[0] > (after if same else 0)]
         return _json(
             {

@@ -24,8 +24,8 @@ class Answered(Protocol):
     def head(self, head: ResponseHead) -> None:
         """The answer's head, complete."""
 
-    def whole(self, head: ResponseHead, body: bytes) -> None:
-        """An answer, no error and no stream, that came in one piece: instead of `head`, `body` and `ended`."""
+    def whole(self, head: ResponseHead, body: bytes, now: float) -> None:
+        """An answer, no error and no stream, that came in one piece at `now`: instead of `head`, `body` and `ended`."""
 
     def body(self, data: bytes, upstream: "Upstream") -> None:
         """Bytes of the body with their framing, never the end of a chunked one."""
@@ -69,13 +69,12 @@ class Upstream(asyncio.Protocol):
         self.idle_until = 0.0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
 
-    def send(self, answered: Answered, head: bytes, body: bytes, *, bodyless: bool = False) -> None:
+    def send(self, answered: Answered, head: bytes, body: bytes, bodyless: bool = False) -> None:
         """Send a complete request; `answered` hears what comes back. A HEAD request is answered without a body."""
         self.answered = answered
         self._bodyless = bodyless
-        self.head = None
-        self.chunks = None
-        self._buffer = b""
+        if self.head is not None:
+            self.head = self.chunks = None
         if len(body) < _JOIN_LIMIT:
             self.transport.write(head + body)
         else:
@@ -118,32 +117,36 @@ class Upstream(asyncio.Protocol):
             if data and self.head is not None:
                 self._read_body(data)
         except BrokenAnswer as error:
-            self._break(f"{self._pool.replica} sent no legal answer: {error}")
+            self._break(f"{self._pool.replica} sent no legal answer: {error}", stale=False)
 
     def _read_head(self, data: bytes) -> bytes:
         """Returns what follows the head, once it is complete."""
-        self._buffer += data
-        while self.head is None:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end > HEAD_LIMIT or (end < 0 and len(self._buffer) > HEAD_LIMIT):
+        rest = self._buffer + data if self._buffer else data
+        while True:
+            end = rest.find(b"\r\n\r\n")
+            if end > HEAD_LIMIT or (end < 0 and len(rest) > HEAD_LIMIT):
                 raise BrokenAnswer(f"its head is longer than {HEAD_LIMIT} bytes")
             if end < 0:
+                self._buffer = rest
                 return b""
-            head = parse_response_head(self._buffer[:end])
-            self._buffer = self._buffer[end + 4 :]
+            head = parse_response_head(rest[:end])
+            rest = rest[end + 4 :]
             if head.status >= 200:  # 1xx are between the engine and us
-                self.head = head.without_body() if self._bodyless else head
-        rest, self._buffer = self._buffer, b""
-        assert self.answered
-        if self.head.framing == "chunked":
-            self.chunks = Chunks()
-        self._left = self.head.length
-        if len(rest) == self._left and self.head.framing == "length" and self.head.status < 400 and not self.head.event_stream:
-            answered = self._release(extra=False)
-            answered.whole(self.head, rest)
+                break
+        if self._buffer:
+            self._buffer = b""
+        if self._bodyless:
+            head = head.without_body()
+        elif head.whole and head.length == len(rest):
+            now = monotonic()
+            self._release(head, now, False).whole(head, rest, now)
             return b""
-        self.answered.head(self.head)
-        if self.head.framing == "none":
+        if head.framing == "chunked":
+            self.chunks = Chunks()
+        self.head, self._left = head, head.length
+        assert self.answered
+        self.answered.head(head)
+        if head.framing == "none":
             self._end(extra=bool(rest))
             return b""
         return rest
@@ -168,18 +171,18 @@ class Upstream(asyncio.Protocol):
             answered.body(data, self)
 
     def _end(self, *, extra: bool) -> None:
-        if self.answered is not None:
-            self._release(extra=extra).ended(self)
+        if self.answered is not None and self.head is not None:
+            self._release(self.head, monotonic(), extra).ended(self)
 
-    def _release(self, *, extra: bool) -> Answered:
+    def _release(self, head: ResponseHead, now: float, extra: bool) -> Answered:
         """The connection is free for the next request, if it can carry one; whose answer it carried."""
         answered, self.answered = self.answered, None
         assert answered
-        assert self.head
         self._used = True
-        if self.head.keep_alive and not extra and not self.transport.is_closing():
-            self.resume()
-            self._pool.give_back(self, self.head.idle_seconds)
+        if head.keep_alive and not extra and not self.transport.is_closing():
+            if self._paused:
+                self.resume()
+            self._pool.give_back(self, head.idle_seconds, now)
         else:
             self._pool.forget(self)
             self.transport.close()
@@ -192,14 +195,14 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
-        self._break(f"{self._pool.replica} closed the connection")
+        self._break(f"{self._pool.replica} closed the connection", stale=self._used and self.head is None and not self._buffer)
 
-    def _break(self, reason: str) -> None:
+    def _break(self, reason: str, *, stale: bool) -> None:
         answered, self.answered = self.answered, None
         self._pool.forget(self)
         self.transport.abort()
         if answered is not None:
-            answered.broken(reason, stale=self._used and self.head is None and not self._buffer)
+            answered.broken(reason, stale=stale)
 
     def pause_writing(self) -> None:
         """Requests are written whole, from memory that is bounded elsewhere."""
@@ -236,8 +239,10 @@ class Pool:
         self.endpoint = endpoint
         self.replica = endpoint.replica
         scheme, _, rest = endpoint.address.partition(":")
-        self.host = b"localhost" if scheme == "unix" else rest.removeprefix("//").encode()
-        """What the engine is called in Host."""
+        host = b"localhost" if scheme == "unix" else rest.removeprefix("//").encode()
+        authorization = b"Authorization: Bearer %s\r\n" % endpoint.key.encode() if endpoint.key else b""
+        self.lines = b"Host: %s\r\n%s" % (host, authorization)
+        """The header lines that each request to the replica has."""
         self._loop = loop
         self._idle: list[Upstream] = []
         self._all: set[Upstream] = set()
@@ -245,9 +250,8 @@ class Pool:
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def take(self) -> Upstream | None:
+    def take(self, now: float) -> Upstream | None:
         """An idle connection that is fit to be used, or None."""
-        now = monotonic()
         while self._idle:
             upstream = self._idle.pop()
             if upstream.idle_until > now and not upstream.transport.is_closing():
@@ -282,13 +286,12 @@ class Pool:
             _, upstream = await self._loop.create_connection(lambda: Upstream(self), host.strip("[]"), int(port))
         return upstream
 
-    def give_back(self, upstream: Upstream, idle_seconds: float | None) -> None:
+    def give_back(self, upstream: Upstream, idle_seconds: float | None, now: float) -> None:
         """The connection is free again; the engine keeps it for `idle_seconds`, a second less is safe."""
         if self._closed or len(self._idle) >= IDLE_LIMIT:
             upstream.abort()
             return
-        keep = IDLE_SECONDS if idle_seconds is None else max(0.0, idle_seconds - 1)
-        upstream.idle_until = monotonic() + keep
+        upstream.idle_until = now + (IDLE_SECONDS if idle_seconds is None else max(0.0, idle_seconds - 1))
         self._idle.append(upstream)
         if self._sweep is None:
             self._sweep = self._loop.call_later(IDLE_SECONDS, self._close_old)

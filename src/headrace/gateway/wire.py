@@ -55,7 +55,6 @@ class Client(asyncio.Protocol):
         "_backlog",
         "_close",
         "_deadline",
-        "_gateway",
         "_head",
         "_lingers",
         "_paused_at",
@@ -66,6 +65,7 @@ class Client(asyncio.Protocol):
         "_work",
         "account",
         "address",
+        "gateway",
         "held",
         "place",
         "sent",
@@ -74,7 +74,7 @@ class Client(asyncio.Protocol):
     )
 
     def __init__(self, gateway: "Gateway") -> None:
-        self._gateway = gateway
+        self.gateway = gateway
         self._reader = Reader(gateway.heads, gateway.judge, gateway.body_limit, self._go_on)
         self._backlog = b""
         self._work: Work | None = None
@@ -103,15 +103,15 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self._deadline = self._gateway.now() + READ_SECONDS["idle"]
+        self._deadline = self.gateway.now() + READ_SECONDS["idle"]
         if isinstance(peer := transport.get_extra_info("peername"), tuple):
             self.address, self.place = peer[0], place(peer[0])
-        if refusal := self._gateway.admit(self):
+        if refusal := self.gateway.admit(self):
             self._turn_away(refusal)
 
     def _turn_away(self, refusal: Refusal) -> None:
         self._lingers = self._close = True
-        turned_away = self._gateway.connections.turned_away
+        turned_away = self.gateway.connections.turned_away
         if len(turned_away) >= REFUSED_AT_ONCE:
             self.transport.abort()
             return
@@ -120,8 +120,8 @@ class Client(asyncio.Protocol):
         self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gateway.clients.discard(self)
-        self._gateway.connections.closed(self)
+        self.gateway.clients.discard(self)
+        self.gateway.connections.closed(self)
         self._lingers = True  # what is still to be read or answered is not any more
         work, self._work = self._work, None
         if work is not None:
@@ -132,6 +132,14 @@ class Client(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        known = reader.known if self._work is None and self._phase == "idle" else None
+        busy = reader.ready or self._backlog or self._paused_at or self._close or self._lingers or self.transport.is_closing()
+        # Most requests come so: whole, with the head of the one before, over a connection where nothing else is to be done.
+        if known is not None and not busy and (request := known.request(data, reader.body_limit)) is not None:
+            self._head, self._close = known.head, not known.head.keep_alive
+            self.gateway.handle(self, request)
+            return
         if self._lingers:
             return
         if self._work is not None or self._reader.ready or self._backlog or self._paused_at:  # what came before is read before
@@ -141,7 +149,7 @@ class Client(asyncio.Protocol):
             self._next()
 
     def pause_writing(self) -> None:
-        self._paused_at, self._unread = self._gateway.now(), self.transport.get_write_buffer_size()
+        self._paused_at, self._unread = self.gateway.now(), self.transport.get_write_buffer_size()
         if self._work is not None:
             self._work.pause()
 
@@ -150,7 +158,7 @@ class Client(asyncio.Protocol):
         if self._work is not None:
             self._work.resume()
         else:
-            self._deadline = max(self._deadline, self._gateway.now() + READ_SECONDS[self._phase])
+            self._deadline = max(self._deadline, self.gateway.now() + READ_SECONDS[self._phase])
             self._next()
 
     def tick(self, now: float) -> None:
@@ -166,7 +174,7 @@ class Client(asyncio.Protocol):
     @property
     def log(self) -> "AccessLog | None":
         """Where it is told how requests ended."""
-        return self._gateway.log
+        return self.gateway.log
 
     @property
     def idle(self) -> bool:
@@ -178,13 +186,13 @@ class Client(asyncio.Protocol):
         reader.feed(data)
         if reader.phase != self._phase:
             self._phase = reader.phase
-            self._deadline = self._gateway.now() + READ_SECONDS[self._phase]
+            self._deadline = self.gateway.now() + READ_SECONDS[self._phase]
         if reader.held != self.held:
             self._count()
 
     def _count(self) -> None:
         more, self.held = self._reader.held - self.held, self._reader.held
-        if refusal := self._gateway.connections.received(more):
+        if refusal := self.gateway.connections.received(more):
             self._reader.refuse(refusal)
             self._count()  # what was read of it is gone
 
@@ -228,25 +236,25 @@ class Client(asyncio.Protocol):
         if isinstance(request, Refusal):
             self._close = True
             self._head = self._reader.refused_head
-            request_id = self._gateway.request_id(self._head)
+            request_id = self.gateway.request_id(self._head)
             self.refuse(request, request_id)
-            tell_refused(self._gateway, self, self._head, request_id, request)
+            tell_refused(self.gateway, self, self._head, request_id, request)
             self._linger()
         else:
             self._head = request.head
             self._close = not request.head.keep_alive
-            self._gateway.handle(self, request)
+            self.gateway.handle(self, request)
 
     def _end(self) -> None:
         """Close, once what was written is read, which takes no longer than it may."""
         self.transport.close()
-        self._deadline = self._gateway.now() + UNREAD_SECONDS
+        self._deadline = self.gateway.now() + UNREAD_SECONDS
 
     def uses(self, account: "Account | None") -> Refusal | None:
         """The connection asks with the key of `account` now; why it may not."""
         if account is None or account is self.account:
             return None
-        if refusal := self._gateway.connections.moved(self.account, account):
+        if refusal := self.gateway.connections.moved(self.account, account):
             self.close_after()
             return refusal
         self.account = account
@@ -259,7 +267,7 @@ class Client(asyncio.Protocol):
         if self._paused_reading:
             self._paused_reading = False
             self.transport.resume_reading()
-        self._deadline = self._gateway.now() + LINGER_SECONDS
+        self._deadline = self.gateway.now() + LINGER_SECONDS
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -277,7 +285,7 @@ class Client(asyncio.Protocol):
     def respond(self, status: int, body: bytes, lines: bytes, request_id: bytes) -> None:
         """A whole answer."""
         status_line = b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES.get(status, b"Unknown"))
-        head = response_head(status_line, lines, b"Content-Length: %d\r\n" % len(body), request_id, self.own_lines)
+        head = response_head(status_line, lines, b"Content-Length: %d\r\n" % len(body), request_id, self.own_lines())
         bodyless = self._head is not None and self._head.method == "HEAD"
         self.write(head if bodyless else head + body)
 
@@ -296,12 +304,11 @@ class Client(asyncio.Protocol):
     @property
     def scheme(self) -> str:
         """http or https."""
-        return self._gateway.door.scheme
+        return self.gateway.door.scheme
 
-    @property
     def own_lines(self) -> bytes:
         """What the connection adds to a head: its end, if it ends with this answer, which is kept to; which page may read."""
-        if self._gateway.draining:
+        if self.gateway.draining:
             self._close = True
         head = self._head
         own = head.cors + self.told if head is not None else self.told
@@ -313,13 +320,13 @@ class Client(asyncio.Protocol):
         """The end of the connection is the end of this answer."""
         self._close = True
 
-    def finished(self) -> None:
-        """The answer is complete."""
+    def finished(self, now: float) -> None:
+        """The answer is complete; `now` in monotonic seconds."""
         self._work = None
         self.told, self.sent = b"", 0
         if self._close:
             self._end()
             return
-        self._deadline = self._gateway.now() + READ_SECONDS["idle"]
-        if self._reader.ready or self._backlog or self._reader.owes_leave:
-            self._gateway.soon(self._next)
+        self._deadline = now + READ_SECONDS["idle"]
+        if self._backlog or self._reader.ready or self._reader.owes_leave:
+            self.gateway.soon(self._next)

@@ -55,6 +55,7 @@ class Line:
     def __init__(self, connection: socket.socket) -> None:
         self._socket, self._loop = connection, asyncio.get_running_loop()
         connection.setblocking(False)
+        self._rest = b""  # read, and not yet received: one read may bring more than a message
         self.pid: int | None = None
         """The process at the other end, as it says."""
 
@@ -77,15 +78,16 @@ class Line:
 
     async def receive(self, step: Step, seconds: float | None = None) -> tuple[dict[str, Any], list[socket.socket]]:
         """The next message, which must be this one. Raises Gone, TimeoutError, and HandoverError for what is none of ours."""
-        data, sockets = b"", list[socket.socket]()
+        sockets = list[socket.socket]()
         try:
             async with asyncio.timeout(seconds):
-                while not data.endswith(b"\n"):
+                while b"\n" not in self._rest and len(self._rest) < _LONGEST:
                     await self._readable()
                     part, descriptors = self._read()
                     sockets += [_own(each) for each in descriptors]
-                    data += part
-            message = _message(data[:_LONGEST])
+                    self._rest += part
+            line, _, self._rest = self._rest.partition(b"\n")
+            message = _message(line)
             self.pid = message.get("pid")
             if message.get("step") != step:
                 raise Gone

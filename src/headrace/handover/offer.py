@@ -1,12 +1,13 @@
 """The running one's side of a handover: who may have its place, what is passed on, and the way back."""
 
 import asyncio
-import contextlib
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from headrace.foreground import Stop
+from headrace.gateway.accepting import Accepting
 from headrace.gateway.gateway import Gateway
 from headrace.handover.line import HELLO_SECONDS, Gone, HandoverError, Held, Kind, Line
 from headrace.handover.place import Place, path_for
@@ -24,6 +25,7 @@ class Offer:
     ) -> None:
         self._kind, self._gateway, self._terminal, self._held, self._busy = kind, gateway, terminal, held, busy
         self._place: Place | None = None
+        self._accepting = Accepting(self._begin)
         self._talks: set[asyncio.Task[None]] = set()
         self._next: Line | None = None
         self.taken = asyncio.Event()
@@ -35,7 +37,7 @@ class Offer:
         except (OSError, HandoverError) as error:
             self._terminal.say(f"No other Headrace can take this one's place: {error}")
         else:
-            asyncio.get_running_loop().add_reader(self._place.socket, self._accept, self._place)
+            self._accepting.start([self._place.socket])
 
     async def until_over(self, stop: Stop, seconds: float, task: asyncio.Task[None], *others: asyncio.Event) -> None:
         """As `stop.first`; returns as well when another Headrace serves in this one's place, and all is answered here."""
@@ -66,7 +68,7 @@ class Offer:
     def close(self) -> None:
         """Wait for nobody any more. To the next one that is the end of this one."""
         if self._place is not None:
-            asyncio.get_running_loop().remove_reader(self._place.socket)
+            self._accepting.stop()
             self._place.close()
             self._place = None
         for task in self._talks:
@@ -88,12 +90,10 @@ class Offer:
         self.close()
         self.open()
 
-    def _accept(self, place: Place) -> None:
-        with contextlib.suppress(OSError):
-            connection, _ = place.socket.accept()
-            task = asyncio.get_running_loop().create_task(self._talk(Line(connection)))
-            self._talks.add(task)
-            task.add_done_callback(self._talks.discard)
+    def _begin(self, connection: socket.socket, _: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._talk(Line(connection)))
+        self._talks.add(task)
+        task.add_done_callback(self._talks.discard)
 
     async def _talk(self, line: Line) -> None:
         try:

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from headrace.engines.base import Placement
 from headrace.errors import ReplicaError
 from headrace.gateway.gateway import Gateway
 from headrace.handover.line import Held
 from headrace.handover.predecessor import Predecessor
 from headrace.plan.base import Plan
 from headrace.targets.base import Replica, State
+from headrace.targets.changes import holds
 from headrace.traffic import ModelStatus
 
-_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING)
+_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING, State.ASLEEP)
 
 
 class Planned(Protocol):
@@ -28,7 +28,7 @@ def held(gateway: Gateway, replicas: Sequence[Replica]) -> Held:
     there = [replica for replica in replicas if replica.state in _IN_MEMORY]
     return Held(
         {name: model.status.phase for name, model in gateway.models.items()},
-        sum(replica.placement.memory_bytes for replica in there if isinstance(replica.placement, Placement)),
+        sum(holds(replica)[0] for replica in there),
         sum(replica.memory_bytes or 0 for replica in there),
     )
 

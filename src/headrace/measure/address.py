@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from headrace.errors import UsageError
+from headrace.spec.addresses import joined
 
 _SOUND = re.compile(r"[!-~]+")
 
@@ -19,17 +20,19 @@ class Address:
     base: str
 
     def __str__(self) -> str:
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == (443 if self.secure else 80) else f":{self.port}"
-        return f"http{'s' if self.secure else ''}://{name}{port}{self.base}"
+        return f"http{'s' if self.secure else ''}://{self.where}{self.base}"
+
+    @property
+    def where(self) -> str:
+        """The host, and the port where it is not the usual one."""
+        return joined(self.host, self.port).removesuffix(f":{443 if self.secure else 80}")
 
     def head(self, path: str, key: str) -> bytes:
         """The head of a POST of JSON, up to the value of Content-Length."""
-        where = str(self).removesuffix(self.base).partition("://")[2] if self.base else str(self).partition("://")[2]
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""
         return (
-            f"POST {self.base}{path} HTTP/1.1\r\nHost: {where}\r\nUser-Agent: headrace-bench\r\nAccept: text/event-stream\r\n"
-            f"{authorization}Content-Type: application/json\r\nContent-Length: "
+            f"POST {self.base}{path} HTTP/1.1\r\nHost: {self.where}\r\nUser-Agent: headrace-bench\r\n"
+            f"Accept: text/event-stream\r\n{authorization}Content-Type: application/json\r\nContent-Length: "
         ).encode()
 
 

@@ -23,3 +23,9 @@ def replayed(trace: Trace, speed: float) -> Iterator[tuple[float, int, int]]:
     """(seconds from the start, prompt tokens, output tokens) of each request of a trace, `speed` times as fast as it was."""
     for at, prompt, output in zip(trace.at, trace.prompt, trace.output, strict=True):
         yield at / speed, prompt, output
+
+
+def lasting(trace: Trace) -> float:
+    """Seconds that a trace takes: to its last request, and a mean gap more, so that this one is in them as well."""
+    count, seconds = len(trace), trace.seconds
+    return seconds * count / (count - 1) if seconds else 1.0

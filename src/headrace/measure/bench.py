@@ -1,20 +1,19 @@
 """A whole bench: look at the server, carry out one load after the other, put the numbers together."""
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from random import Random
 from time import monotonic
-from typing import Any
 
 from headrace import __version__
 from headrace.errors import UsageError
-from headrace.foreground import connections
+from headrace.foreground import connections, signalled
 from headrace.measure import prompts, search
 from headrace.measure.address import parse
-from headrace.measure.arrivals import replayed, times
+from headrace.measure.arrivals import lasting, replayed, times
 from headrace.measure.base import Load, Report, Stage
 from headrace.measure.client import Client
 from headrace.measure.probe import Known, known, model
@@ -57,11 +56,11 @@ async def measured(
     name, context = await asyncio.to_thread(model, address, wish.key, wish.model)
     path = "/chat/completions" if wish.api == "chat" else "/completions"
     async with Client(address, path, wish.key, stall=wish.stall, longest=wish.longest) as client:
+        say(f"{name} at {address}: {described(wish)}")  # before the first request, which may take long
         found = await known(client, wish.api, name)
-        say(f"{name} at {address}: {described(wish)}")
         work = _Bench(wish, client, name, context, found, say, tick)
         work.stop = stop or work.stop
-        with contextlib.nullcontext() if stop else _interrupt(work.stop):
+        with nullcontext() if stop else _interrupt(work.stop):
             await work.all()
     return Report(
         version=__version__,
@@ -134,7 +133,7 @@ class _Bench:
         wish = self._wish
         seconds = wish.duration if duration is None else duration
         if load.trace is not None and wish.duration <= 0:
-            seconds = load.trace.seconds / load.level
+            seconds = lasting(load.trace) / load.level
         self._say(f"{load.label}: {show_duration(wish.warmup)} of warm-up, then {show_duration(seconds)}")
         length = Length(wish.warmup, seconds, wish.requests, wish.drain)
         run = Run(self._client, load, length, self.stop, lambda running: self._tick(load.label, running))
@@ -213,30 +212,20 @@ class _Bench:
         self._say(f"  {rate:.3g}/s: {kept}: {'good' if trial.good else 'too much'}{'' if trial.sure else ' (within noise)'}")
 
 
-@contextlib.contextmanager
-def _interrupt(stop: asyncio.Event) -> Iterator[None]:
+def _interrupt(stop: asyncio.Event) -> AbstractContextManager[None]:
     """The first Ctrl-C stops the bench, and what was measured is told; a later one ends the program.
 
     What starts programs for others (timeout, uv) often sends one signal twice: a second one at once is the same.
     """
-    loop: Any = asyncio.get_running_loop()
     pressed = 0.0
 
     def interrupted() -> None:
         nonlocal pressed
         if stop.is_set() and monotonic() - pressed > _SAME_SIGNAL_SECONDS:
-            loop.remove_signal_handler(signal.SIGINT)
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
         elif not stop.is_set():
             pressed = monotonic()
             stop.set()
 
-    try:
-        loop.add_signal_handler(signal.SIGINT, interrupted)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
+    return signalled(interrupted, signal.SIGINT)

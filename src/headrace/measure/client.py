@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from time import monotonic
 
+from headrace.errors import plainly
 from headrace.measure.address import Address
 from headrace.measure.base import Outcome
 from headrace.measure.wire import Wire
@@ -56,6 +57,11 @@ class Client:
         if wire is not None:
             await self._exchange(wire, request, outcome)
 
+    def settle(self) -> None:
+        """Bring the outcomes of what runs up to date: between two calls, what came is only kept with its time."""
+        for wire in list(self._busy):
+            wire.settle()
+
     def give_up(self, why: str) -> None:
         """End every exchange that runs."""
         for wire in list(self._busy):
@@ -89,7 +95,7 @@ class Client:
         except ssl.SSLError as error:
             self._refused(outcome, f"TLS failed: {error.reason or error}.")
         except OSError as error:
-            self._refused(outcome, f"{error.strerror or error}.")
+            self._refused(outcome, f"{plainly(error)}.")
         return None
 
     @staticmethod
@@ -105,6 +111,7 @@ class Client:
         """Looks at all exchanges now and then: a timer for each chunk would cost more than the chunk."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
+            self.settle()
             now = monotonic()
             for wire in list(self._busy):
                 if now - wire.heard > self._stall:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import urllib.error
 import urllib.request
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from headrace.errors import HeadraceError, UsageError
+from headrace.errors import HeadraceError, UsageError, plainly
 from headrace.measure.address import Address
 from headrace.measure.base import Outcome
 from headrace.measure.client import Client
@@ -76,7 +77,9 @@ def _models(address: Address, key: str) -> list[dict[str, Any]]:
             raise BenchError(f"{address}/models answers {_http(error)}", _fix(error.code)) from None
     except OSError as error:
         reason = getattr(error, "reason", error)
-        raise BenchError(f"Nothing answers at {address}: {reason}.", "Start headrace serve, or name another --url.") from None
+        raise BenchError(
+            f"Nothing answers at {address}: {plainly(reason)}.", "Start headrace serve, or name another --url."
+        ) from None
     except Exception as error:
         raise BenchError(f"What answers at {address} does not speak HTTP: {error!r}."[:300]) from None
     try:
@@ -96,8 +99,12 @@ def _http(error: urllib.error.HTTPError) -> str:
 
 def _fix(status: int) -> str:
     if status in (401, 403):
+        if os.environ.get("HEADRACE_KEY"):
+            return "A bench sends only the key that it is told of: --key env:HEADRACE_KEY."
         return "Put the key into a variable and name that: --key env:NAME."
-    return "Name that address with --url." if 300 <= status < 400 else "Name the API's address with --url, such as …/v1."
+    if 300 <= status < 400:
+        return "Name that address with --url."
+    return "Name the API's address with --url, such as …/v1." if 400 <= status < 500 else ""
 
 
 async def known(client: Client, api: Api, name: str) -> Known:
@@ -107,7 +114,8 @@ async def known(client: Client, api: Api, name: str) -> Known:
         if first.kind == "4xx" and first.status in (400, 422) and extra:
             continue
         if first.kind not in ("ok", "empty"):
-            raise BenchError(f"A first request failed: {_sentence(first.detail)}", _fix(first.status) if first.status else "")
+            fix = "Name a model that it has, or the API's address with --url." if first.status == 404 else _fix(first.status)
+            raise BenchError(f"A first request failed: {_sentence(first.detail)}", fix)
         second = await _asked(client, api, name, extra, _WORDS[1])
         return _found(extra, remark, first, second)
     raise BenchError(f"A first request was refused: {_sentence(first.detail)}")

@@ -73,6 +73,7 @@ class Run:
         try:
             await self._until(sending)
             end = min(self._end, monotonic())
+            self._client.settle()
             cpu = (process_time() - spent) / max(1e-9, monotonic() - self.began)
             await self._drain(sending)
         finally:
@@ -95,6 +96,7 @@ class Run:
                 done, _ = await asyncio.wait((*waits, sending), timeout=min(left, _TICK_SECONDS), return_when="FIRST_COMPLETED")
                 if done:
                     break
+                self._client.settle()
                 self._tick(self)
         finally:
             for wait in waits:

@@ -10,14 +10,21 @@ from headrace.measure.base import Kind, Outcome
 from headrace.measure.events import Events, TooLong, error_in, whole
 
 _LOCATION = re.compile(rb"(?im)^location: *([!-~]+)\r$")
-_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
-_LONGEST_SIZE = 11
+_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 _WHOLE_LIMIT = 64 << 20
 _DETAIL = 200
 
 
 class Wire(asyncio.Protocol):
-    """Carries one exchange after another, until it is `closed`. `release` is told when one is over."""
+    """Carries one exchange after another, until it is `closed`. `release` is told when one is over.
+
+    What cannot be the end of an answer is kept with its time, and looked at later together: `settle` does.
+    """
+
+    __slots__ = (
+        "_body", "_buffer", "_chunks", "_done", "_events", "_flows", "_head", "_late", "_left", "_release", "_size",
+        "closed", "heard", "outcome", "transport", "used",
+    )  # fmt: skip
 
     def __init__(self, release: Callable[["Wire"], None]) -> None:
         self._release = release
@@ -27,6 +34,7 @@ class Wire(asyncio.Protocol):
         self.used = False
         self.closed = False
         self._done: asyncio.Future[bool] | None = None
+        self._late: list[tuple[float, bytes]] = []
         self._reset(None)
 
     def ask(self, request: bytes, outcome: Outcome) -> "asyncio.Future[bool]":
@@ -41,15 +49,29 @@ class Wire(asyncio.Protocol):
 
     def give_up(self, kind: Kind, detail: str) -> None:
         """End the exchange from our side; the server sees that its client left."""
+        self.settle()
         self._end(kind, detail, keep=False)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
 
+    def settle(self) -> None:
+        """Look at what was kept: from now on `outcome` has the stamps of all that came."""
+        late, self._late = self._late, []
+        for now, data in late:
+            if not (self._flows and self._whole_chunk(data, now)):
+                self._look(data, now)
+
     def data_received(self, data: bytes) -> None:
         self.heard = now = monotonic()
-        if self._flows and self._one_event(data, now):
+        if self._flows and data.endswith(b"\n\n\r\n"):  # events, or the middle of one: the end of a chunked body has two CRLF
+            self._late.append((now, data))
             return
+        if self._late:
+            self.settle()
+        self._look(data, now)
+
+    def _look(self, data: bytes, now: float) -> None:
         if self.outcome is None:
             self.closed = True
             self.transport.abort()  # bytes that nobody asked for
@@ -64,16 +86,14 @@ class Wire(asyncio.Protocol):
         except TooLong:
             self._end("broken", "An event of the stream does not end.", keep=False)
 
-    def _one_event(self, data: bytes, now: float) -> bool:
-        """Whether this was one whole chunk with one whole event or several, as nearly always: the rest of this class would take
-        three times as long to find that out.
+    def _whole_chunk(self, data: bytes, now: float) -> bool:
+        """Whether this was one whole chunk with whole events, as nearly always: the rest of this class would take three times as
+        long to find that out.
         """
-        line = data.find(b"\r\n", 0, _LONGEST_SIZE)
-        if line <= 0 or not data.endswith(b"\n\n\r\n") or not _SIZE.fullmatch(data, 0, line):
+        size = _SIZE.match(data)
+        if size is None or self._events is None or int(size[1], 16) != len(data) - size.end() - 2:
             return False
-        if int(data[:line], 16) != len(data) - line - 4 or self._events is None:
-            return False
-        self._events.feed(data[line + 2 : -2], now)
+        self._events.feed(data[size.end() : -2], now)
         return True
 
     def eof_received(self) -> bool:
@@ -82,6 +102,7 @@ class Wire(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.settle()
         self.closed = True
         if self.outcome is not None:
             stale = self.used and self._head is None and not self._buffer
@@ -95,6 +116,7 @@ class Wire(asyncio.Protocol):
         self._body: list[bytes] = []
         self._left = self._size = 0
         self._flows = False
+        self._late = []
 
     def _read_head(self, data: bytes) -> bytes:
         self._buffer += data
@@ -173,6 +195,7 @@ class Wire(asyncio.Protocol):
     def _end(self, kind: Kind, detail: str, *, keep: bool, stale: bool = False) -> None:
         outcome, events, done = self.outcome, self._events, self._done
         self.outcome = self._events = self._done = None
+        self._flows = False
         if outcome is None or events is None or done is None:
             return
         outcome.kind, outcome.detail = kind, detail

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import yaml
 
@@ -15,7 +15,8 @@ from headrace.dashboard.past import SPANS, Curves, curves
 from headrace.elsewhere import Question, together, weighed
 from headrace.errors import PlanError, UsageError
 from headrace.learned import knowledge
-from headrace.measure import wish as wishes
+from headrace.measure.asking import Options as Bench
+from headrace.measure.asking import asked
 from headrace.measure.base import Report
 from headrace.measure.bench import bench, measured
 from headrace.measure.wish import Wish
@@ -31,14 +32,15 @@ from headrace.planning import members_of, plan_here
 from headrace.prepare import cache_of
 from headrace.report import get
 from headrace.simulate.outcome import Outcome
+from headrace.simulate.suggest import Suggestion
+from headrace.simulating import Options as Simulation
 from headrace.simulating import Wish as Asked
-from headrace.simulating import compared
+from headrace.simulating import compared, suggested
 from headrace.spec.addresses import GATEWAY
 from headrace.spec.load import loads
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.top.base import Look, Watched
-from headrace.units import parse_duration
 from headrace.weights.source import parse
 
 
@@ -158,60 +160,38 @@ class Fleet:
         """Write the requests of the history that is kept here as a trace for `simulate`, .csv or .parquet; their number."""
         return export(self._history, Path(file))
 
-    def bench(
-        self,
-        model: str | None = None,
-        *,
-        concurrency: Sequence[int] = (),
-        rate: Sequence[float] = (),
-        find_rate: bool = False,
-        prompt: int = 512,
-        output: int = 128,
-        duration: float | str = "30s",
-        warmup: float | str = "5s",
-        requests: int | None = None,
-        slo: str = "",
-        seed: int = 1,
-    ) -> Result[Report]:
-        """Measure the gateway; `headrace bench` tells what each of these is. Without a load: 1, 8 and 32 at once.
+    def bench(self, model: str | None = None, **options: Unpack[Bench]) -> Result[Report]:
+        """Measure the gateway. Without a load: 1, 8 and 32 at once.
 
+        The options are those of `headrace bench`, with _ for -: concurrency=[1, 8], rate=4, find_rate=True,
+        slo="ttft=500ms,tpot=50ms", trace="requests.csv", prompt=512, output=128, duration="30s", seed=1, and the others.
         Interrupted, what was measured until then is returned. Raises HeadraceError.
         """
-        loads = wishes.loads(_joined(concurrency), _joined(rate), "poisson", None, 1.0)
-        wish = Wish(
-            url=self._url.rstrip("/").removesuffix("/v1") + "/v1",
-            model=model,
-            key=self._key,
-            loads=loads or Wish().loads,
-            prompt=prompt,
-            output=output,
-            duration=_seconds(duration),
-            warmup=_seconds(warmup),
-            requests=requests,
-            slo=wishes.slo(slo, "95%"),
-            find_rate=find_rate,
-            seed=seed,
-        )
-        return tables.of_report(_measured(wish))
+        url = self._url.rstrip("/").removesuffix("/v1") + "/v1"
+        return tables.of_report(_measured(asked(url, model, self._key, options)))
 
     def simulate(
-        self,
-        trace: str | os.PathLike[str],
-        policies: Sequence[str] = (),
-        *,
-        model: str | None = None,
-        machine: str | None = None,
-        replicas: str | None = None,
-        replica: str = "",
-        cold_start: str | None = None,
-        limit: str | None = None,
+        self, trace: str | os.PathLike[str], policies: Sequence[str] = (), **options: Unpack[Simulation]
     ) -> Result[tuple[Outcome, ...]]:
-        """A trace through scaling policies; `headrace simulate` tells what each of these is. Raises HeadraceError."""
-        asked = Asked(
-            Path(trace), tuple(policies), machine, cold_start, replicas, replica, limit, model=model, offline=self._offline
-        )
+        """A trace through scaling policies. Raises HeadraceError.
+
+        The options are those of `headrace simulate`, with _ for -: model="chat", machine="A100-80GB", replicas="1..4",
+        replica="slots=8,prefill=9000,step=12ms", cold_start="2m", limit="2s", times=3.
+        """
+        wish = Asked(Path(trace), tuple(policies), offline=self._offline, **options)
+        return tables.of_outcomes(*compared(self._simulated(wish), wish, Terminal()))
+
+    def suggest(self, trace: str | os.PathLike[str], **options: Unpack[Simulation]) -> Result[Suggestion]:
+        """The fewest replicas and the `scale.queue` that keep the limit at least cost, as `headrace simulate --suggest`; the
+        options are those of `simulate`. Raises HeadraceError.
+        """
+        wish = Asked(Path(trace), offline=self._offline, **options)
+        return tables.of_suggestion(*suggested(self._simulated(wish), wish, Terminal()))
+
+    def _simulated(self, wish: Asked) -> Spec | None:
+        """What is simulated; None where only rates are given."""
         named = self._made is not None or self._what is not None
-        return tables.of_outcomes(*compared(self.spec if named or not replica else None, asked, Terminal()))
+        return self.spec if named or not wish.replica else None
 
     @property
     def _lock(self) -> Path | None:
@@ -259,16 +239,5 @@ def _measured(wish: Wish) -> Report:
             return report.result()
 
 
-def _joined(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
-
-
 def _said(name: str, value: float | str) -> str:
     return f"{value * 1000:g}ms" if name in ("ttft", "tpot") and not isinstance(value, str) else str(value)
-
-
-def _seconds(value: float | str) -> float:
-    try:
-        return parse_duration(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise UsageError(f"{error}.") from None

@@ -17,6 +17,7 @@ from headrace.plan.offer import Considered, Offer
 from headrace.plan.packing.explain import explain as explain_packing
 from headrace.report import decisions_text
 from headrace.simulate.outcome import Outcome
+from headrace.simulate.suggest import Suggestion
 from headrace.top.base import Look
 from headrace.top.view import data, text
 
@@ -92,6 +93,13 @@ def of_report(report: Report) -> Result[Report]:
 def of_outcomes(outcomes: tuple[Outcome, ...], said: str) -> Result[tuple[Outcome, ...]]:
     """A policy to a row."""
     return Result(outcomes, said, tuple(_outcome(one) for one in outcomes), _steps(outcomes))
+
+
+def of_suggestion(found: Suggestion, said: str) -> Result[Suggestion]:
+    """The settings and what they made of the trace, in one row."""
+    policy = found.policy
+    row = {"replicas": f"{policy.least}..{policy.most}", "queue": policy.queue, "idle_seconds": policy.idle_seconds}
+    return Result(found, said, (row | {"meets": found.meets} | _outcome(found.outcome),), _steps([found.outcome]))
 
 
 def _planned(model: PlannedModel) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Models on the GPUs of this machine: which go there, and how each replica is started there with vLLM.
 
-Each replica that there may be keeps its place, also while it sleeps: memory of cards is not lent. RAM is planned as for others.
+Models that may sleep keep their place where there is one for each, and take turns where there is not. RAM is planned as for
+others.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
 
-from headrace.engines.base import Placement
+from headrace.engines.base import Bed, Placement
 from headrace.facts.hardware import Card, Machine
 from headrace.facts.model import ModelFacts
 from headrace.plan import choose, intent
@@ -53,10 +54,12 @@ def on_cards(spec: Spec, facts: Mapping[str, ModelFacts], weights: Mapping[str, 
             stay[name] = why
         else:
             members[name] = Member(known, _each(model), _wanted(model), copies=most(model))
-    placed, refused = seats(members, machine, here.knowledge)
-    models = {}
-    for name, found in placed.items():
-        models[name] = _Model(name, spec.models[name], facts[name], weights[name], found, here).occupied()
+    sleepers = {name for name in members if (scale := scale_of(spec.models[name])) and scale.least == 0}
+    made = seats(members, machine, here.knowledge, sleepers)
+    refused, models = made.refused, {}
+    for name, found in made.seats.items():
+        turns = made.turns.get(name, ())
+        models[name] = _Model(name, spec.models[name], facts[name], weights[name], found, here, turns).occupied()
     return OnCards(models, {name: Decision("GPU", "not used", why) for name, why in {**stay, **refused}.items()})
 
 
@@ -100,7 +103,7 @@ def _each(model: ModelSpec) -> Intent:
 
 
 def _wanted(model: ModelSpec) -> intent.Wanted:
-    """Of one replica. Models that would take turns keep their place as all do."""
+    """Of one replica."""
     share: Literal["auto", "exclusive"] = "exclusive" if model.share == "exclusive" else "auto"
     return replace(intent.wanted(model), share=share, replicas=1)
 
@@ -115,6 +118,8 @@ class _Model:
     weights: str
     seats: tuple[Seat, ...]
     here: Here
+    turns: tuple[str, ...] = ()
+    """The models with which it takes turns on its cards."""
 
     @property
     def offer(self) -> Offer:
@@ -160,7 +165,19 @@ class _Model:
             adapters={name: text.removeprefix("file:") for name, text in self.spec.adapters.items()},
             also=tuple(self.spec.adapters),
             devices={card.uuid: seat.taken_bytes for card in seat.cards},
+            beds=self._beds(seat),
         )
+
+    def _beds(self, seat: Seat) -> tuple[Bed, ...]:
+        """How it sleeps in place: with its weights in RAM, or with nothing but its process. Weights that vLLM itself made smaller
+        cannot be thrown away: reading them again would not do that again.
+        """
+        scale = scale_of(self.spec)
+        if scale is None or scale.least or not self.spec.options(VllmOptions).sleep:
+            return ()
+        host, devices = HOST_BYTES * len(seat.cards), {card.uuid: seat.process_bytes for card in seat.cards}
+        kept = Bed(1, host + self.facts.weight_bytes, devices)
+        return (kept,) if seat.offer.quantization.name == "fp8" else (kept, Bed(2, host, devices))
 
     def _options(self, seat: Seat) -> dict[str, Any]:
         """Absolute sizes. vLLM looks at its start whether its part of the whole card is free, hence that part as well."""
@@ -184,6 +201,8 @@ class _Model:
         yield Decision("engine", "vllm", why)
         yield self.here.version("vllm")
         yield Decision("GPUs", self._where(), self._memory())
+        if self.turns:
+            yield Decision("GPU turns", ", ".join(self.turns), "there is no room for all at once: who is asked for has it")
         yield from (one for one in offer.decisions if one.subject == "split")
         room = "room for prompt and answer twice, within the model's limit"
         yield Decision("context", str(offer.memory.context), "asked for" if asked else room)

@@ -124,7 +124,8 @@ class _Ground:
         count = fitting(size, self.sizes, self.free_bytes) if model.scale else size.most
         decisions = [explained(size, model.scale, self.sizes, self.free_bytes)]
         if model.sleeps and (turns := together(self.sizes, self.free_bytes)):
-            decisions.append(Decision("turns", "alone" if "turns" in turns else "none", turns))
+            alone, on_gpus = "turns" in turns, any(decision.subject == "GPU turns" for decision in model.decisions)
+            decisions += [] if on_gpus and not alone else [Decision("turns", "alone" if alone else "none", turns)]
         at = next((n for n, decision in enumerate(model.decisions) if decision.subject == "memory"), len(model.decisions))
         told_all = (*model.decisions[:at], *decisions, *model.decisions[at:])
         return replace(model, replicas=model.replicas[:count], decisions=told_all)

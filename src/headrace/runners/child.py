@@ -3,6 +3,7 @@
 Imports next to nothing: llama.cpp's process is as small as it can be.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -43,6 +44,19 @@ def _await_end_of_stdin() -> None:
     while os.read(0, 4096):
         pass
     os._exit(0)
+
+
+def at_work(pid: int, but: int = 0) -> bool:
+    """Whether a thread of the process, other than `but`, computes, or waits for a core or a disk: it may have an answer in hand,
+    for as long as the machine is busy with others. By the states in /proc/PID/task/TID/stat (proc(5)); never where there is none.
+    """
+    threads = f"/proc/{pid}/task"
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(threads):
+            with contextlib.suppress(OSError), open(f"{threads}/{thread}/stat", "rb") as file:
+                if int(thread) != but and file.read().rpartition(b")")[2].split()[0] in (b"R", b"D"):
+                    return True
+    return False
 
 
 def fail(message: str) -> NoReturn:

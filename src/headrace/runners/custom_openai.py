@@ -137,7 +137,7 @@ class Embed:
             raise Failure(400, '"input" must be text or a list of texts, none of them empty.', "invalid_input", param="input")
         if given.get("dimensions") is not None:
             raise Failure(400, '"dimensions" cannot be chosen for this model.', "invalid_input", param="dimensions")
-        encoding = given.get("encoding_format", "float")
+        encoding = given.get("encoding_format") or "float"
         if encoding not in ("float", "base64"):
             raise Failure(400, '"encoding_format" is float or base64.', "invalid_input", param="encoding_format")
         assert self.batcher is not None
@@ -176,7 +176,7 @@ class Rerank:
         if None in texts:
             message = '"documents" must be a list of texts or of objects with a "text".'
             raise Failure(400, message, "invalid_input", param="documents")
-        top = given.get("top_n", len(texts))
+        top = len(texts) if given.get("top_n") is None else given["top_n"]
         if type(top) is not int or top < 1:
             raise Failure(400, '"top_n" is no number from 1 on.', "invalid_input", param="top_n")
         result = await self._worker.call(self._where, self._function, query, texts)

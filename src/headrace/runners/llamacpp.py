@@ -12,10 +12,13 @@ import threading
 import time
 from typing import Any
 
-from headrace.runners.child import begin, fail
+from headrace.runners.child import at_work, begin, fail
 
 DRAIN_SECONDS = 600
 """Longest that requests may run on after SIGTERM; whoever sent it has a shorter limit of their own."""
+
+STILL_SECONDS = 5.0
+"""Longest that threads may be at work after the last request, before that is taken for spinning."""
 
 _BUSY = (b"llamacpp:requests_processing ", b"llamacpp:requests_deferred ")
 CACHE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}
@@ -49,14 +52,23 @@ def _drain(address: str, key: str) -> None:
         address = f"unix:{path}.closing"
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, address.removeprefix("unix:"))
-    until = time.monotonic() + DRAIN_SECONDS
-    idle = 0
-    while idle < 2 and time.monotonic() < until:  # twice: the last bytes of an answer leave after its slot is free
-        time.sleep(0.05)
-        idle = idle + 1 if _idle(address, key) else 0
+    _await_idle(address, key)
     if address.startswith("unix:"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address.removeprefix("unix:"))
+
+
+def _await_idle(address: str, key: str) -> None:
+    """Until nothing runs, waits or is written: the last bytes of an answer leave after its slot is free, by a thread that may
+    have to wait for a core. Threads that spin without work are given up on.
+    """
+    until, since, idle = time.monotonic() + DRAIN_SECONDS, float("inf"), 0
+    while idle < 2 and (now := time.monotonic()) < min(until, since + STILL_SECONDS):
+        time.sleep(0.05)
+        still = not at_work(os.getpid(), threading.get_native_id())  # before we give it work ourselves
+        free = _idle(address, key)
+        since = min(since, now) if free else float("inf")
+        idle = idle + 1 if free and still else 0
 
 
 def _idle(address: str, key: str) -> bool:

@@ -248,22 +248,24 @@ class Run:
         unloading = await self._control("unload", *(name for name in self._names if name not in self._decoupled))
         try:
             await server.unloaded()
+            await server.still()
         finally:
             if unloading.returncode is None:
                 unloading.kill()
             await unloading.communicate()
 
     async def _counted_out(self, server: Server) -> None:
-        """Until llama.cpp counts no requests, twice: one may be on its way to it."""
-        zeros = 0
-        while zeros < 2 and not server.ended.is_set():
+        """Until llama.cpp counts no requests, and none is on its way to it or back."""
+        while not server.ended.is_set():
+            try:
+                if not await asyncio.to_thread(busy, self._port + 2):
+                    await server.still()
+                    if not await asyncio.to_thread(busy, self._port + 2):
+                        return
+            except OSError:  # the model is unloaded already, and tritonserver ends by itself
+                pass
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(server.ended.wait(), COUNT_SECONDS)
-            try:
-                zeros = 0 if await asyncio.to_thread(busy, self._port + 2) else zeros + 1
-            except OSError:  # the model is unloaded already, and tritonserver ends by itself
-                continue
-        await server.flushed()
 
     async def _again(self, server: Server, model: str) -> str | None:
         """Load a model anew whose process died; why that cannot be, where it cannot. Meanwhile Triton answers requests to it

@@ -7,17 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from headrace.runners.child import at_work
 from headrace.runners.triton_log import Log
 
 GUARD = Path(__file__).parent / "guard.py"
 _LAST_WORDS_SECONDS = 0.5
-_FLUSH_SECONDS = 0.25
+STILL_SECONDS = 10.0
+_LOOK_SECONDS, _LOOKS = 0.05, 5
 _LONGEST_LINE = 1024 * 1024
 
 
@@ -25,6 +28,7 @@ _LONGEST_LINE = 1024 * 1024
 class Stub:
     """A process of the python backend. One of a model that is unloaded leaves, and its end is no news."""
 
+    pid: int
     descriptor: int
     model: str
     leaves: bool = False
@@ -77,7 +81,7 @@ class Server:
                 model = _model(process.cmdline())
                 if model and process.pid not in self._stubs:
                     descriptor = self._watch(process.pid, functools.partial(self._stub_ended, process.pid))
-                    self._stubs[process.pid] = Stub(descriptor, model)
+                    self._stubs[process.pid] = Stub(process.pid, descriptor, model)
 
     def leaves(self, model: str) -> None:
         """The processes that the model has now will end, as they should."""
@@ -96,12 +100,17 @@ class Server:
     async def unloaded(self) -> None:
         """Until no model has a process: those that were told to unload answer what they have, and end."""
         await first(self.ended, self._stubs_gone)
-        await self.flushed()
 
-    async def flushed(self) -> None:
-        """Until answers that are complete are on their way out."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), _FLUSH_SECONDS)
+    async def still(self) -> None:
+        """Until nothing of it has anything to do, or for STILL_SECONDS: what was answered is on its way then, and what came is
+        being computed. By its threads and not by time: where the machine is busy, they wait for a core with answers in hand.
+        """
+        until, quiet = time.monotonic() + STILL_SECONDS, 0
+        while quiet < _LOOKS and not self.ended.is_set() and time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), _LOOK_SECONDS)
+            pids = [self._child.pid, *(stub.pid for stub in self._stubs.values())]
+            quiet = 0 if any(map(at_work, pids)) else quiet + 1
 
     def end(self) -> None:
         """Kill what is left of it and of its models' processes."""

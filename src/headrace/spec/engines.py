@@ -76,6 +76,11 @@ class VllmOptions(Strict):
         "answers wait longer. Default: vLLM's own, on GPUs the planner's.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Number format of the computation.")
+    sleep: bool = Field(
+        True,
+        description="On a GPU of this machine, a model that may sleep does so in place: its process stays, its weights are in "
+        "RAM or thrown away. false: it is stopped instead.",
+    )
     environment: str | None = _ENVIRONMENT
 
 

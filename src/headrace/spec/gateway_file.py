@@ -10,7 +10,7 @@ from headrace.spec.limits import PriceSpec
 from headrace.spec.model import GatewaySpec, ModelName, ModelSpec
 from headrace.spec.rules import astray
 from headrace.spec.values import Strict
-from headrace.traffic import Continues, Speaks, Task
+from headrace.traffic import Caches, Continues, Speaks, Task
 
 _MISTAKES_SAID = 10
 _WRITTEN = "`headrace render` writes gateway.json; a headrace.yaml is what `headrace serve` takes."
@@ -37,6 +37,7 @@ class InPods(Strict):
     speaks: Speaks = Field("openai", description="What its replicas understand.")
     folds: bool = Field(False, description="Its engine notices a lost client only while it streams.")
     continues: Continues | None = Field(None, description="How its engine goes on with a text that it did not begin.")
+    caches: Caches = Field("blocks", description="What its engine keeps of prompts: blocks, or the last one of each slot.")
     template: str | None = Field(None, description="The chat template, for engines that only complete text.")
     also: tuple[str, ...] = Field((), description="Further names that its engine knows itself.")
 

@@ -16,6 +16,7 @@ class State(StrEnum):
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
+    ASLEEP = "asleep"
     STOPPED = "stopped"
     FAILED = "failed"
 
@@ -24,7 +25,8 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.STARTING: frozenset({State.LOADING, State.READY, State.STOPPED, State.FAILED}),
     State.LOADING: frozenset({State.READY, State.DRAINING, State.STOPPED, State.FAILED}),
     State.READY: frozenset({State.DRAINING, State.STOPPED, State.FAILED}),
-    State.DRAINING: frozenset({State.STOPPED, State.FAILED}),
+    State.DRAINING: frozenset({State.ASLEEP, State.STOPPED, State.FAILED}),
+    State.ASLEEP: frozenset({State.LOADING, State.STOPPED, State.FAILED}),
     State.STOPPED: frozenset({State.STARTING}),
     State.FAILED: frozenset({State.STARTING, State.STOPPED}),
 }
@@ -60,6 +62,8 @@ class Replica:
     """Requests at once; for a server that is not ours, as the plan says."""
     begun: float = 0.0
     """Monotonic seconds at which the present start began."""
+    level: int = 0
+    """At which it sleeps in place, or from which it wakes; 0: it did not."""
     adapting: Placement | None = None
     """What it is being made to run without a restart, or could not be made to run: then `retry_at` says when to try again."""
 
@@ -67,19 +71,23 @@ class Replica:
         """This replica in another state. AssertionError (also under `python -O`) if the transition is not legal."""
         if state not in TRANSITIONS[self.state]:
             raise AssertionError(f"{self.name}: {self.state} → {state} ({reason}) is not a legal transition")
-        if state is State.STARTING:
+        if state is State.STARTING or (self.state, state) == (State.ASLEEP, State.LOADING):
             facts.setdefault("begun", now)
         return replace(self, state=state, since=now, reason=reason, **facts)
 
 
 @dataclass(frozen=True, slots=True)
 class StartTimes:
-    """How long a start took, in seconds: until the engine said that it is ready, and from then until its first answer."""
+    """How long a start took, in seconds: until the engine said that it is ready, and from then until its first answer.
+
+    With a `level` it was no start: a replica woke that slept in place at it.
+    """
 
     engine: str
     weights: str
     load_seconds: float
     warm_seconds: float
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,23 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """Put a replica that has drained to sleep in place; where it cannot, it is stopped."""
+
+    replica: str
+    level: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Wake a replica that sleeps in place."""
+
+    replica: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Stop a replica; it is STOPPED until its process is gone, then forgotten."""
 
@@ -118,7 +143,7 @@ class Stop:
     reason: str
 
 
-Change = Start | Adapt | Drain | Stop
+Change = Start | Adapt | Drain | Sleep | Wake | Stop
 
 
 class Target(Protocol):

@@ -6,14 +6,17 @@ from itertools import count
 
 from headrace.engines.base import Placement
 from headrace.plan.base import Plan, PlannedModel
-from headrace.targets.base import Adapt, Change, Drain, Replica, Start, State, Stop
+from headrace.targets.base import Adapt, Change, Drain, Replica, Sleep, Start, State, Stop, Wake
 from headrace.traffic import Load
 from headrace.units import show_bytes, show_duration
 
 Adapts = Callable[[Placement, Placement], bool]
 """Whether a replica that runs the first can be made to run the second, which has other adapters, without a restart."""
 
-_KEEP_FIRST = (State.READY, State.LOADING, State.STARTING, State.FAILED)
+Rests = Callable[[Replica], int | None]
+"""The level at which a replica that is not wanted may sleep in place; None: it is stopped."""
+
+_KEEP_FIRST = (State.READY, State.LOADING, State.STARTING, State.ASLEEP, State.FAILED)
 """Of replicas that run the same, which to keep; those in other states are on their way out."""
 _LEAVING = (State.DRAINING, State.STOPPED)
 
@@ -23,6 +26,11 @@ def never(running: Placement, wanted: Placement) -> bool:
     return False
 
 
+def stopped(replica: Replica) -> int | None:
+    """Every replica that is not wanted is stopped."""
+    return None
+
+
 def changes(
     plan: Plan,
     observed: Sequence[Replica],
@@ -30,6 +38,7 @@ def changes(
     now: float,
     drain_seconds: float = 30.0,
     adapts: Adapts = never,
+    rests: Rests = stopped,
 ) -> tuple[Change, ...]:
     """The changes that bring `observed` closer to `plan`; none when nothing can be done now.
 
@@ -38,18 +47,19 @@ def changes(
     and requests wait. One that runs the same but for its adapters is adapted, where its engine can. `loads` must be counted after
     the gateway has learned of `observed`: a replica is stopped once it drains and nothing runs there. A model without a load is
     taken as busy. After `drain_seconds` a replica is stopped whatever runs. Of replicas that run the same, those go that have the
-    least to lose: the fewest requests in flight, then the shortest time to fill a cache.
+    least to lose: the fewest requests in flight, then the shortest time to fill a cache. One that has drained sleeps in
+    place where it may, and wakes when it is wanted and there is room for it.
     """
     room = room_of(plan, observed)
     planned = [
         change
         for model in plan.models
-        for change in _of_model(model, _of(model.name, observed), loads.get(model.name), now, room, adapts)
+        for change in _of_model(model, _of(model.name, observed), loads.get(model.name), now, room, adapts, rests)
     ]
     names = {model.name for model in plan.models}
     orphans = [replica for replica in observed if replica.model not in names]
     unplanned = _retired(orphans, spare=len(orphans), reason="its model is not in the plan")
-    stops = (_drained(replica, loads.get(replica.model), now, drain_seconds) for replica in observed)
+    stops = (_drained(replica, loads.get(replica.model), now, drain_seconds, rests) for replica in observed)
     found = (*planned, *unplanned, *(stop for stop in stops if stop))
     return (*found, *_making_room(room, found))
 
@@ -77,8 +87,17 @@ class Room:
 
     def takes(self, runs: Placement | str) -> bool:
         """Whether there is room for one more, which is taken."""
-        size, devices = bytes_of(runs), runs.devices if isinstance(runs, Placement) and self.devices else {}
-        if (size and size > self.free) or any(self.on_devices.get(uuid, 0) < taken for uuid, taken in devices.items()):
+        return self._takes(bytes_of(runs), runs.devices if isinstance(runs, Placement) and self.devices else {})
+
+    def wakes(self, replica: Replica) -> bool:
+        """Whether there is room for one that sleeps in place to wake, which is taken."""
+        size, devices = holds(replica)
+        runs = replica.placement
+        wanted = runs.devices if isinstance(runs, Placement) and self.devices else {}
+        return self._takes(bytes_of(runs) - size, {uuid: taken - devices.get(uuid, 0) for uuid, taken in wanted.items()})
+
+    def _takes(self, size: int, devices: Mapping[str, int]) -> bool:
+        if (size > 0 and size > self.free) or any(self.on_devices.get(uuid, 0) < taken for uuid, taken in devices.items()):
             return False
         self.free -= size
         for uuid, taken in devices.items():
@@ -96,16 +115,29 @@ def bytes_of(runs: Placement | str) -> int:
     return runs.memory_bytes if isinstance(runs, Placement) else 0
 
 
+def holds(replica: Replica) -> tuple[int, Mapping[str, int]]:
+    """What a replica holds now: RAM, and of GPUs by UUID; both, while it is on its way to sleep in place or from there."""
+    runs = replica.placement
+    if isinstance(runs, str):
+        return 0, {}
+    bed = next((bed for bed in runs.beds if bed.level == replica.level), None)
+    if bed is None:
+        return runs.memory_bytes, runs.devices
+    if replica.state is State.ASLEEP:
+        return bed.memory_bytes, bed.devices
+    return max(runs.memory_bytes, bed.memory_bytes), runs.devices
+
+
 def in_memory(observed: Iterable[Replica]) -> int:
     """Bytes that replicas take now or will again."""
-    return sum(bytes_of(replica.placement) for replica in _lasting(observed))
+    return sum(holds(replica)[0] for replica in _lasting(observed))
 
 
 def devices_taken(observed: Iterable[Replica]) -> dict[str, int]:
     """The same of each GPU, by UUID."""
     taken: dict[str, int] = {}
     for replica in _lasting(observed):
-        for uuid, size in replica.placement.devices.items() if isinstance(replica.placement, Placement) else ():
+        for uuid, size in holds(replica)[1].items():
             taken[uuid] = taken.get(uuid, 0) + size
     return taken
 
@@ -130,13 +162,16 @@ def _of(model: str, observed: Iterable[Replica]) -> list[Replica]:
 
 
 def _of_model(
-    model: PlannedModel, observed: list[Replica], load: Load | None, now: float, room: Room, adapts: Adapts
+    model: PlannedModel, observed: list[Replica], load: Load | None, now: float, room: Room, adapts: Adapts, rests: Rests
 ) -> Iterator[Change]:
     kept, missing = _matched(model, observed, load)
     adapted = _adapted(kept, missing, observed, adapts)
     yield from (_again(replica) for replica in kept if _may_retry(replica, now))
     yield from (_adapt(replica, wanted) for replica, wanted in adapted if _may_adapt(replica, wanted, now))
+    sleepers = [replica for replica in kept if replica.state is State.ASLEEP]
+    yield from (Wake(replica.name, "it is wanted again") for replica in sleepers if room.wakes(replica))
     kept += [replica for replica, _ in adapted]
+    kept += [replica for replica in observed if replica not in kept and replica.state is State.ASLEEP and rests(replica)]
     affordable = [runs for runs in missing if room.takes(runs)]
     yield from _started(model, affordable, {replica.name for replica in observed})
     surplus = [replica for replica in observed if replica not in kept]
@@ -229,18 +264,19 @@ def _started(model: PlannedModel, missing: Iterable[Placement | str], taken: set
 def _retired(surplus: Iterable[Replica], spare: int, reason: str) -> Iterator[Change]:
     """Drains up to `spare` ready replicas, highest numbers first; what is not ready serves nobody and is stopped."""
     for replica in sorted(surplus, key=lambda each: _number(each.name), reverse=True):
-        if replica.state in (State.STARTING, State.LOADING, State.FAILED):
+        if replica.state in (State.STARTING, State.LOADING, State.ASLEEP, State.FAILED):
             yield Stop(replica.name, reason)
         elif replica.state is State.READY and spare > 0:
             spare -= 1
             yield Drain(replica.name, reason)
 
 
-def _drained(replica: Replica, load: Load | None, now: float, drain_seconds: float) -> Stop | None:
+def _drained(replica: Replica, load: Load | None, now: float, drain_seconds: float, rests: Rests) -> Sleep | Stop | None:
     if replica.state is not State.DRAINING:
         return None
     if load is not None and not load.running.get(replica.name, 0):
-        return Stop(replica.name, "drained")
+        level = rests(replica)
+        return Stop(replica.name, "drained") if level is None else Sleep(replica.name, level, "drained, and it may sleep")
     if now - replica.since >= drain_seconds:
         return Stop(replica.name, f"still busy after draining for {show_duration(drain_seconds)}")
     return None

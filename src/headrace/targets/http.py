@@ -18,7 +18,9 @@ class Answer:
 
 
 class ShutDoor(ValueError):
-    """The connection was accepted and closed without a byte of an answer, as servers do that let nobody in any more."""
+    """The connection was accepted and closed or reset without a byte of an answer, as servers do that let nobody in any more. It
+    is reset where the request had arrived before, which is a matter of how busy the machine is.
+    """
 
 
 async def get(address: str, path: str, timeout: float, key: str | None = None) -> Answer:
@@ -84,7 +86,7 @@ async def _read(reader: asyncio.StreamReader) -> Answer:
     response = _Response()
     parser = httptools.HttpResponseParser(response)
     received = 0
-    while not response.complete and (data := await reader.read(65536)):
+    while not response.complete and (data := await _more(reader, first=not received)):
         received += len(data)
         if received > LARGEST_BODY:
             raise ValueError(f"the answer is longer than {LARGEST_BODY} bytes")
@@ -94,6 +96,15 @@ async def _read(reader: asyncio.StreamReader) -> Answer:
     if not response.complete and (response.framed or not response.headed):  # without a length, its end is the end
         raise ValueError("the answer ended too early")
     return Answer(parser.get_status_code(), bytes(response.body))
+
+
+async def _more(reader: asyncio.StreamReader, *, first: bool) -> bytes:
+    try:
+        return await reader.read(65536)
+    except ConnectionResetError as error:
+        if first:
+            raise ShutDoor("the connection was reset before the answer began") from error
+        raise
 
 
 def _feed(parser: httptools.HttpResponseParser, data: bytes) -> None:

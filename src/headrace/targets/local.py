@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headrace.engines.base import Engine
 from headrace.targets.addresses import Addresses, short_name
-from headrace.targets.base import Adapt, Change, Drain, Replica, Start, StartTimes, State, Stop
+from headrace.targets.base import Adapt, Change, Drain, Replica, Sleep, Start, StartTimes, State, Stop, Wake
 from headrace.targets.logs import Log
 from headrace.targets.memory import resident
 from headrace.targets.started import Started
@@ -66,6 +66,8 @@ class LocalTarget:
                     self._adapt(change)
                 case Drain():
                     self._drain(change)
+                case Sleep() | Wake():
+                    self._rest(change)
                 case Stop():
                     self._stop(change)
 
@@ -133,6 +135,13 @@ class LocalTarget:
         member = self._members.get(change.replica)
         if member and member.replica.state in (State.LOADING, State.READY):
             member.drain(change.reason)
+
+    def _rest(self, change: Sleep | Wake) -> None:
+        member = self._members.get(change.replica)
+        if isinstance(member, Started) and isinstance(change, Sleep):
+            member.sleep(change.level)
+        elif isinstance(member, Started):
+            member.wake(change.reason)
 
     def _stop(self, change: Stop) -> None:
         member = self._members.get(change.replica)

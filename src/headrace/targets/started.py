@@ -7,6 +7,7 @@ import secrets
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from headrace.engines.base import Engine, Launch, Placement, Probe
 from headrace.targets import probes
@@ -16,13 +17,17 @@ from headrace.targets.logs import Log
 from headrace.targets.process import Process, started
 from headrace.targets.timing import Timing
 from headrace.traffic import Endpoint
-from headrace.units import show_duration
+from headrace.units import show_bytes, show_duration
 
 ADAPT_SECONDS = 300.0
 """How long loading one adapter may take."""
 ADAPT_AGAIN_SECONDS = 30.0
 """When an adapter that was refused is tried again: its files may have come meanwhile."""
+REST_SECONDS = 300.0
+"""How long going to sleep in place, or waking, may take for each of its requests: weights may have to be read again."""
 _LONGEST_REASON = 1000
+_LINES_OF_A_CAUSE = 200
+"""How far back engines look for why they ended: vLLM's tracebacks are long."""
 
 
 class Started:
@@ -57,6 +62,9 @@ class Started:
         self._ready_at: float | None = None
         self._stop = asyncio.Event()
         self._adapting: asyncio.Task[None] | None = None
+        self._resting: asyncio.Task[None] | None = None
+        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._where = ("", "")
         self.replica = Replica(
             start.replica, start.model, placement, State.STARTING, start.reason,
             since=self._begun, slots=start.slots, begun=self._begun,
@@ -83,6 +91,19 @@ class Started:
         self._adapting = asyncio.create_task(self._adapt(wanted, steps, endpoint))
         self._tell()
 
+    def sleep(self, level: int) -> None:
+        """Put it to sleep in place, once it has drained; where that fails, it is stopped."""
+        if self.replica.state is State.DRAINING and (self._resting is None or self._resting.done()):
+            self.replica = replace(self.replica, level=level)
+            self._resting = asyncio.create_task(self._to_sleep(level))
+
+    def wake(self, reason: str) -> None:
+        """Wake it; where that fails, its process is killed and it has failed."""
+        if self.replica.state is State.ASLEEP:
+            self._begun = self._clock()
+            self._enter(State.LOADING, reason)
+            self._resting = asyncio.create_task(self._woken(self.replica.level))
+
     def stop(self, reason: str) -> None:
         """End it; `task` is done when it is gone."""
         self._enter(State.STOPPED, reason, endpoint=None, retry_at=None)
@@ -98,7 +119,8 @@ class Started:
         self.log.hide(key)
         launch = self._engine.launch(self._placement, address)
         self._metrics, self._loaded_at = launch.metrics_address or address, None
-        self._begun = self._clock()
+        self._begun, self._where = self._clock(), (address, key)
+        self._lost = asyncio.get_running_loop().create_future()
         try:
             environment = _environment(launch, key, self._compiled)
             process = await started(launch.argv, environment, self.log, launch.folder, launch.tree)
@@ -129,10 +151,11 @@ class Started:
         attend = asyncio.create_task(self._attend(address, key))
         stop = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait({process.gone, attend, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return attend.result() if attend.done() else None
+            ends: set[asyncio.Future[Any]] = {process.gone, attend, stop, self._lost}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return self._lost.result() if self._lost.done() else attend.result() if attend.done() else None
         finally:
-            await _cancelled(attend, stop, *([self._adapting] if self._adapting else []))
+            await _cancelled(attend, stop, *filter(None, (self._adapting, self._resting)))
 
     async def _attend(self, address: str, key: str) -> str:
         """Bring it to READY, then keep asking; returns only when it must be killed, with the reason."""
@@ -176,14 +199,43 @@ class Started:
             placement.template,
             frozenset(placement.also),
             engine.continues,
+            engine.caches,
         )
-        self._ready_at = self._clock()
+        self._ready_at, level = self._clock(), self.replica.level
         loaded = self._loaded_at or self._ready_at
-        times = StartTimes(placement.engine, placement.weights, loaded - self._begun, self._ready_at - loaded)
+        times = StartTimes(placement.engine, placement.weights, loaded - self._begun, self._ready_at - loaded, level)
         self._learned(times)
         warmed = f" (loaded after {show_duration(times.load_seconds)}, warm {show_duration(times.warm_seconds)} later)"
         first = warmed if engine.warm(placement) else ""
-        self._enter(State.READY, f"ready after {show_duration(self._ready_at - self._begun)}{first}", endpoint=endpoint)
+        how = "awake" if level else "ready"
+        after = show_duration(self._ready_at - self._begun)
+        self._enter(State.READY, f"{how} after {after}{first}", endpoint=endpoint, level=0)
+
+    async def _to_sleep(self, level: int) -> None:
+        address, key = self._where
+        for request in self._engine.sleep(self._placement, level):
+            why = await probes.refusal(address, request, REST_SECONDS, key)
+            if self.replica.state is not State.DRAINING:
+                return  # stopped in the meantime
+            if why:
+                return self.stop(f"it could not sleep in place: {why}")
+        held = next((bed.memory_bytes for bed in self._placement.beds if bed.level == level), 0)
+        reason = f"sleeps in place at level {level}, with {show_bytes(held)} of memory"
+        self._enter(State.ASLEEP, reason, endpoint=None, level=level)
+
+    async def _woken(self, level: int) -> None:
+        address, key = self._where
+        for request in self._engine.wake(self._placement, level):
+            if why := await probes.refusal(address, request, REST_SECONDS, key):
+                return self._lose(f"could not be woken: {why}")
+        self._loaded_at, warm = self._clock(), self._engine.warm(self._placement)
+        if warm and (why := await probes.refusal(address, warm, REST_SECONDS, key)):
+            return self._lose(f"did not answer once it was awake: {why}")
+        self._publish(address, key)
+
+    def _lose(self, why: str) -> None:
+        if not self._lost.done():
+            self._lost.set_result(why)
 
     async def _adapt(self, wanted: Placement, steps: Sequence[tuple[Probe, Placement]], endpoint: Endpoint) -> None:
         for request, after in steps:
@@ -238,8 +290,9 @@ class Started:
         retry_at = policy.retry_at(self._failures, now)
         if retry_at is None:
             what = f"failed {self._failures} times in a row and is not started again: {what}"
-        reason = _with_last_words(what, self.log.last(5 if retry_at is None else 1))
-        gone = {"endpoint": None, "pid": None, "memory_bytes": None, "reading": None, "adapting": None}
+        why = self._engine.cause(self.log.last(_LINES_OF_A_CAUSE))
+        reason = _with_last_words(what, why, self.log.last(5 if retry_at is None else 1))
+        gone = {"endpoint": None, "pid": None, "memory_bytes": None, "reading": None, "adapting": None, "level": 0}
         self._enter(State.FAILED, reason, exit_code=code, retry_at=retry_at, **gone)
 
     def _enter(self, state: State, reason: str, **facts: object) -> None:
@@ -265,11 +318,15 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _with_last_words(what: str, lines: list[str]) -> str:
+def _with_last_words(what: str, why: str | None, lines: list[str]) -> str:
+    """The cause is said first, where the engine knows which line it is: what is too long is cut at its end."""
     if not lines:
         return f"{what}; it wrote nothing"
+    said = f"{what}; cause: {why.strip()[:300]}" if why else what
+    if why and len(lines) == 1:
+        return said
     title = "last line" if len(lines) == 1 else f"last {len(lines)} lines"
-    return f"{what}; {title}: {' | '.join(line.strip()[:300] for line in lines)}"[:_LONGEST_REASON]
+    return f"{said}; {title}: {' | '.join(line.strip()[:300] for line in lines)}"[:_LONGEST_REASON]
 
 
 async def _cancelled(*tasks: asyncio.Task[str] | asyncio.Task[None] | asyncio.Task[bool]) -> None:

@@ -35,7 +35,7 @@ def fake_vllm(*flags: str) -> Engine:
 
 class FakeVllm(FakeEngine):
     """As FakeEngine, in vLLM's words. `blocks` are those of its cache, `adapters` the names of loaded ones, which can change
-    while it runs where it `updates`.
+    while it runs where it `updates`. Where it `sleeps` (--enable-sleep-mode in dev mode) `level` is that at which it does.
 
     With `queued` given it takes in as many requests at once and no more; `late` says that a stream is refused after its head.
     `per_event` words come in one event. A request notices its client's leave whether it streams or not.
@@ -52,12 +52,16 @@ class FakeVllm(FakeEngine):
         adapters: Sequence[str] = (),
         pooling: bool = False,
         updates: bool = True,
+        sleeps: bool = False,
         **more: Any,
     ) -> None:
         super().__init__(address, **more)
         self.blocks, self.queued, self.late, self.per_event = blocks, queued, late, per_event
         self.adapters, self.pooling, self.updates = list(adapters), pooling, updates
         self.draining = self.crashed = self.silent = False
+        self.sleeps, self.level, self.weights = sleeps, 0, True
+        self._awake = asyncio.Event()
+        self._awake.set()
         self._used: dict[int, int] = {}
 
     async def drain(self) -> None:
@@ -100,7 +104,29 @@ class FakeVllm(FakeEngine):
             return common | {("POST", "/v1/embeddings"): self._embeddings}
         texts = {("POST", f"/v1/{name}"): self._text for name in ("chat/completions", "completions")}
         verbs = ("load", "unload") if self.updates else ()
-        return common | texts | {("POST", f"/v1/{verb}_lora_adapter"): self._adapter for verb in verbs}
+        return common | texts | self._rest() | {("POST", f"/v1/{verb}_lora_adapter"): self._adapter for verb in verbs}
+
+    def _rest(self) -> Any:
+        """What puts it to sleep and wakes it: without a key, all of them."""
+        asks = {"/sleep": self._sleep, "/wake_up": self._wake, "/collective_rpc": self._call}
+        return {("POST", path): answer for path, answer in asks.items() if self.sleeps}
+
+    async def _sleep(self, to: Connection, request: Received) -> None:
+        self.level = int(request.path.partition("level=")[2] or 1)
+        self.weights = self.weights and self.level == 1
+        self._awake.clear()
+        await to.reply(200, b"")
+
+    async def _wake(self, to: Connection, request: Received) -> None:
+        if "tags=weights" not in request.path:  # its cache is there as well
+            self.level = 0
+            self._awake.set()
+        await to.reply(200, b"")
+
+    async def _call(self, to: Connection, request: Received) -> None:
+        """Read the weights again that level 2 threw away."""
+        self.weights = self.weights or request.json().get("method") == "reload_weights"
+        await to.reply_json(200, {"results": [None]})
 
     async def _models(self, to: Connection, request: Received) -> None:
         await to.reply_json(200, answers.models(self.model, self.adapters, self.context))
@@ -133,6 +159,9 @@ class FakeVllm(FakeEngine):
             await to.reply_json(200, answer)
 
     async def _text(self, to: Connection, request: Received) -> None:
+        await self._awake.wait()  # requests hang while it sleeps, and /health says 200
+        if not self.weights:  # the real one says anything: here it is an error, for tests
+            return await to.reply_json(500, answers.error(500, "weights were never read again", "InternalServerError"))
         refused, body = self._checked(request)
         if refused:
             return await to.reply_json(refused["error"]["code"], refused)
@@ -237,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpu-memory-utilization", type=float)
     for name, default in {"max-model-len": 8192, "max-num-seqs": 256, "shutdown-timeout": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    for name in ("disable-uvicorn-access-log", "disable-fastapi-docs", "enforce-eager", "enable-lora"):
+    for name in ("disable-uvicorn-access-log", "disable-fastapi-docs", "enforce-eager", "enable-lora", "enable-sleep-mode"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--enable-prompt-tokens-details", action="store_true")
     parser.add_argument("--lora-modules", nargs="*", default=[])
@@ -259,6 +288,7 @@ async def _serve(asked: argparse.Namespace) -> None:
         adapters=[module.partition("=")[0] for module in asked.lora_modules],
         pooling=asked.runner == "pooling",
         updates=asked.enable_lora and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1",
+        sleeps=asked.enable_sleep_mode and os.environ.get("VLLM_SERVER_DEV_MODE") == "1",
         key=os.environ.pop("VLLM_API_KEY", None),
         tokens=asked.tokens,
         token_seconds=asked.token_seconds,

@@ -1,9 +1,11 @@
 """What `headrace top` knows of a gateway: one look after another, and what their differences say."""
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import floor
 from typing import Any
 
 RATE_SECONDS = 15.0
@@ -95,6 +97,18 @@ class Watched:
         self._last = Look(at, self._url, models, status["draining"], told, None if keys is None else tuple(keys))
         return self._last
 
+    def before(self, at: float, model: str, times: Sequence[float], rates: Sequence[float | None]) -> None:
+        """Let a model's curve begin with what was recorded until `at`: tokens out a second up to each of `times`, as seconds
+        since 1970. None: nobody watched.
+        """
+        if not times:
+            return
+        curve = self._past.setdefault(model, _Past()).curve
+        end, span = floor(at) - len(curve), int(RATE_SECONDS)
+        first = end - (int(CURVE_SECONDS) - len(curve)) - span
+        each = [_recorded(second, times, rates) for second in range(first, end)]
+        curve.extendleft(reversed([sum(each[place : place + span]) / span for place in range(1, len(each) - span + 1)]))
+
     def lost(self, at: float, why: str) -> Look:
         """The look while it does not answer."""
         last = self._last
@@ -145,6 +159,13 @@ def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | No
         if count >= rank and count > before:
             return low if high == float("inf") else low + (high - low) * (rank - before) / (count - before)
     return None
+
+
+def _recorded(second: float, times: Sequence[float], rates: Sequence[float | None]) -> float:
+    """The rate at a second; nothing after the last one, and where nobody watched."""
+    place = bisect_left(times, second)
+    gap = place == len(times) or (place > 0 and rates[place - 1] is None)
+    return 0.0 if gap else rates[place] or 0.0
 
 
 def _waits(buckets: Sequence[Sequence[Any]]) -> tuple[tuple[float, float], ...]:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from typing import Any
+from urllib.parse import urlencode
 
 from headrace.errors import HeadraceError
 from headrace.report import get
@@ -28,6 +29,8 @@ PERIOD_SECONDS = 1.0
 """Between two looks."""
 _DECISIONS_EVERY, _KEYS_EVERY = 3, 10
 """Looks from one request for decisions, and for keys, to the next: they change rarely."""
+_PASTS = 8
+"""Models whose history is asked for at one look."""
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 """The other screen, without a cursor and without wrapping; and back."""
 _HOME, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -35,10 +38,12 @@ _UP, _DOWN = (b"\x1b[A", b"\x1bOA", b"k"), (b"\x1b[B", b"\x1bOB", b"j")
 
 
 class Asker:
-    """Asks one gateway; each call is a look. `whole` as of Watched."""
+    """Asks one gateway; each call is a look. `whole` as of Watched; with `past`, curves begin with what the gateway recorded."""
 
-    def __init__(self, url: str, *, whole: bool = False) -> None:
+    def __init__(self, url: str, *, whole: bool = False, past: bool = False) -> None:
         self._url, self._watched = url, Watched(url, whole=whole)
+        self._past = past
+        self._begun: set[str] = set()
         self._looks = 0
         self._decisions: list[dict[str, Any]] = []
         self._keys: list[dict[str, Any]] | None = None
@@ -67,8 +72,18 @@ class Asker:
         if self._looks % _KEYS_EVERY == 0:
             self._keys = get(self._url, "/admin/keys")["keys"]
         self._looks += 1
+        if self._past:
+            self._recorded([model["name"] for model in status["models"]])
         aged = [{**row, "ago_seconds": row["ago_seconds"] + now - self._decisions_at} for row in self._decisions]
         return self._watched.seen(now, status, aged, self._keys)
+
+    def _recorded(self, models: list[str]) -> None:
+        """Begin the curves of a few models. Where no history is kept they begin now."""
+        for name in [name for name in models if name not in self._begun][:_PASTS]:
+            self._begun.add(name)
+            with contextlib.suppress(HeadraceError):
+                found = get(self._url, "/admin/pages/history?" + urlencode({"model": name, "span": "15m"}))
+                self._watched.before(found["until"], name, found["columns"]["at"], found["columns"]["rate_out"])
 
 
 def once(url: str, *, as_json: bool) -> str:
@@ -92,7 +107,7 @@ def lines(url: str) -> None:
 
 def live(url: str) -> None:
     """The view, until q or Ctrl-C. Needs a terminal. Raises HeadraceError when there is no gateway at first."""
-    asker = Asker(url)
+    asker = Asker(url, past=True)
     first = asker.look()
     colour = not os.environ.get("NO_COLOR")
     with _Terminal() as terminal:

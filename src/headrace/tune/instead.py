@@ -1,7 +1,7 @@
 """A tune instead of what runs: the model is stopped through the running gateway, and given back however the tune ends."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,19 +16,24 @@ _POLL_SECONDS = 0.25
 _TRIES = 3
 
 
+def served(url: str) -> list[dict[str, Any]]:
+    """The rows of the models at the gateway; none where no gateway answers."""
+    try:
+        rows: list[dict[str, Any]] = get(url, "/admin/status")["models"]
+    except UnreachableError:
+        return []
+    return rows
+
+
 def running(url: str, model: str) -> dict[str, Any] | None:
     """The row of the model at the gateway; None where no gateway answers or it does not have the model."""
-    try:
-        rows = get(url, "/admin/status")["models"]
-    except UnreachableError:
-        return None
-    found: dict[str, Any] | None = next((row for row in rows if row["name"] == model), None)
-    return found
+    return next((row for row in served(url) if row["name"] == model), None)
 
 
-def taken_bytes(row: dict[str, Any] | None) -> int:
-    """What its replicas take now."""
-    return sum(replica["memory_bytes"] or 0 for replica in row["replicas"]) if row else 0
+def taken_bytes(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """What the replicas of each model take now; of those that take any."""
+    taken = {row["name"]: sum(replica["memory_bytes"] or 0 for replica in row["replicas"]) for row in rows}
+    return {name: found for name, found in taken.items() if found}
 
 
 @contextmanager

@@ -2,14 +2,14 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
 from headrace.engines.base import Engine, Placement
+from headrace.foreground import signalled
 from headrace.plan.base import PlannedModel
 from headrace.tune import course
 from headrace.tune.base import OWN_DEFAULTS, PRESENT, Candidate, End, Finalist, Goal, Limits, Mix, Score, Trial, Verdict
@@ -70,27 +70,11 @@ class Runs:
 
     async def all(self) -> None:
         """Everything. Ctrl-C and SIGTERM interrupt it."""
-        with self._interruptible():
+        with signalled(self.interrupt, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             earlier = self._earlier()
             await self._search(earlier or await self._size())
             await self._turns()
         self._remark()
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.getsignal(number) for number in numbers}
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread
-            for number in numbers:
-                loop.add_signal_handler(number, self.interrupt)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                with suppress(NotImplementedError, RuntimeError, ValueError):
-                    loop.remove_signal_handler(number)
-                    # The loop leaves the system's own: it would end us before what was stopped for the tune is given back.
-                    signal.signal(number, before[number] or signal.SIG_DFL)
 
     def _of(self, run: float) -> Length:
         return Length(course.warmup_seconds(run), run)

@@ -76,28 +76,35 @@ class Cache:
         return read.weights(entry, source, self.root)
 
     def _remote(self, source: Source, formats: tuple[str, ...], progress: Report, offline: bool) -> Entry:
-        key = _key(source, formats)
-        if entry := self._store.read(key):
+        if entry := self._known(source, formats):
             return entry
         if offline:
             raise WeightsError(f"{source} is not in the cache {self.root}, and fetching is off.", "Fetch it once online.")
         owner = f"{source.kind}-{source.location}"
         with self._lock(owner, str(source), progress):
             # Another process may have fetched it while this one waited.
-            if entry := self._store.read(key):
+            if entry := self._known(source, formats):
                 return entry
             entry = self._download(source, formats, owner, progress)
             # Also under its resolved version, so that the same weights asked for by another text are not fetched again.
             pinned = replace(source, revision=entry.revision)
-            self._store.write(_key(pinned, formats), replace(entry, source=str(pinned)))
-            self._store.write(key, entry)
+            for wish in _answered(formats, entry.format):
+                self._store.write(_key(pinned, wish), replace(entry, source=str(pinned)))
+                self._store.write(_key(source, wish), entry)
         return entry
+
+    def _known(self, source: Source, formats: tuple[str, ...]) -> Entry | None:
+        """What is here for this wish, or for that of its first format alone, which is what a longer wish would find."""
+        if entry := self._store.read(_key(source, formats)):
+            return entry
+        first = self._store.read(_key(source, formats[:1]))
+        return first if first and first.format == formats[0] else None
 
     def _download(self, source: Source, formats: tuple[str, ...], owner: str, progress: Report) -> Entry:
         downloader = Downloader(self._store, self._client, owner, self._pause)
 
         def known(pinned: Source) -> Entry | None:
-            return self._store.read(_key(pinned, formats))
+            return self._known(pinned, formats)
 
         match source.kind:
             case "pypi":
@@ -150,6 +157,15 @@ class Cache:
 def _key(source: Source, formats: tuple[str, ...]) -> str:
     """The name of a manifest: one for each text and wish."""
     return f"{source} {'+'.join(formats)}"
+
+
+def _answered(formats: tuple[str, ...], found: str) -> set[tuple[str, ...]]:
+    """The wishes that are answered as well when one for `formats` has found the format `found`: those that begin with one of the
+    formats up to it, and that for it alone.
+    """
+    if found not in formats:  # to be converted: of this wish only
+        return {formats}
+    return {formats[at:] for at in range(formats.index(found) + 1)} | {(found,)}
 
 
 def _stamps(store: Store, entry: Entry) -> str:

@@ -1,10 +1,14 @@
 """Which files are weights, which one of several to take, and which are refused."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from headrace.errors import WeightsError
+
+Format = Literal["gguf", "safetensors", "onnx", "skops"]
+"""Of weights and of other data, as they are fetched."""
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """Endings of formats that are, or may be, Python pickles. `.h5` is not one, and not weights we read either."""
@@ -31,6 +35,11 @@ QUANTIZATIONS = (
 )
 """Which quantization to take when a source has several and none is picked: best first, as quality for the size."""
 
+DATA: Mapping[str, Format] = {".onnx": "onnx", ".skops": "skops"}
+"""What is no language model and yet data only, by the ending of its name, as it is fetched from elsewhere. The case of letters
+counts: what is loaded how goes by the ending, and nothing but these may look like one of them.
+"""
+
 _QUANTIZATION = re.compile(r"(?<![A-Za-z0-9])(I?Q\d(?:_[A-Za-z0-9]+)*|MXFP4|BF16|FP?16|FP?32)(?![A-Za-z0-9])", re.I)
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
@@ -39,7 +48,7 @@ _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 class Choice:
     """The files to take: `weights` in order (the parts of one model), and `side` files that describe them."""
 
-    format: str
+    format: Format
     weights: tuple[str, ...]
     side: tuple[str, ...] = ()
 
@@ -55,7 +64,7 @@ def why_not_pickle(names: Sequence[str]) -> str:
 
 def stem(name: str) -> str:
     """`name` without the ending of weights and without the number of a split: what the model is called."""
-    return re.sub(r"(-\d{5}-of-\d{5})?\.(gguf|safetensors|py)$", "", name)
+    return re.sub(r"(-\d{5}-of-\d{5})?\.(gguf|safetensors|py|onnx|skops)$", "", name)
 
 
 def parts(name: str) -> tuple[str, ...]:
@@ -75,7 +84,7 @@ def quantization(name: str) -> str | None:
 def choose(names: Iterable[str], formats: Sequence[str], pick: str | None, where: str) -> Choice:
     """The files to take of `names`, in the first of `formats` that is there; `pick` narrows. Raises WeightsError."""
     names = sorted(names)
-    ways = {"gguf": _gguf, "safetensors": _safetensors}
+    ways = {"gguf": _gguf, "safetensors": _safetensors, "onnx": _onnx, "skops": _skops}
     for format in formats:
         if choice := ways[format](names, pick, where):
             return choice
@@ -125,9 +134,40 @@ def _safetensors(names: Sequence[str], pick: str | None, where: str) -> Choice |
     return Choice("safetensors", tuple(standard or here), tuple(side))
 
 
+def _onnx(names: Sequence[str], pick: str | None, where: str) -> Choice | None:
+    """The graph, and the files in which exporters keep what is too large for it: `model.onnx_data`, `model.onnx.data`."""
+    graph = _one(names, ".onnx", pick, where)
+    if graph is None:
+        return None
+    return Choice("onnx", (graph,), tuple(name for name in names if name.startswith((f"{graph}_data", f"{graph}.data"))))
+
+
+def _skops(names: Sequence[str], pick: str | None, where: str) -> Choice | None:
+    model = _one(names, ".skops", pick, where)
+    return Choice("skops", (model,)) if model else None
+
+
+def _one(names: Sequence[str], ending: str, pick: str | None, where: str) -> str | None:
+    """The file that is picked, else the only one, else the one called `model`; None where there is none. Raises WeightsError."""
+    there = [name for name in names if name.endswith(ending)]
+    if pick is None:
+        found = there if len(there) < 2 else [name for name in there if name.rpartition("/")[2] == f"model{ending}"]
+    else:
+        found = [pick] if pick in there else [name for name in there if name.rpartition("/")[2] == pick]
+    if len(found) == 1:
+        return found[0]
+    if not there or (pick and not pick.endswith(ending)):
+        return None
+    have = ", ".join(there[:8])
+    if pick:
+        what = f'several files "{pick}"' if found else f'no file "{pick}"'
+        raise WeightsError(f"{where} has {what}. It has {have}.", "Pick one of these.")
+    raise WeightsError(f"{where} has several: {have}.", f"Pick one of these behind the source, as in …:{there[0]}.")
+
+
 def _nothing(names: Sequence[str], formats: Sequence[str], pick: str | None, where: str) -> WeightsError:
     """Why there is nothing to take: said by what is there."""
-    wanted = " or ".join({"gguf": "GGUF"}.get(format, format) for format in formats)
+    wanted = " or ".join({"gguf": "GGUF", "onnx": "ONNX"}.get(format, format) for format in formats)
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     if pick and ggufs:
         have = ", ".join(ggufs[:8])
@@ -136,6 +176,12 @@ def _nothing(names: Sequence[str], formats: Sequence[str], pick: str | None, whe
         return WeightsError(
             f"{where} has safetensors weights, and {wanted} is needed.",
             "Look for a repository of the same name that ends in -GGUF, often of the same owner.",
+        )
+    data = [name for name in names if name.endswith(tuple(DATA))]
+    if data and not any(format in formats for format in DATA.values()):
+        return WeightsError(
+            f"{where} has {data[0]}, which is no language model, and carries no {wanted} weights.",
+            f"As a model of tensors it is served on this machine: name it, as in …:{data[0]}, or write engine: triton.",
         )
     if ggufs and "gguf" not in formats:
         return WeightsError(

@@ -14,6 +14,7 @@ from headrace.weights.bert import choose_or_convert
 from headrace.weights.download import Downloader, Item
 from headrace.weights.formats import Choice
 from headrace.weights.model import File, Report
+from headrace.weights.read import beside
 from headrace.weights.source import Source
 from headrace.weights.store import Entry
 
@@ -40,10 +41,11 @@ def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, logi
     repository = _Repository(source, downloader, downloader.store.folder("hf", source.location, commit), items)
     where = f"The repository {source.location}"
     choice = choose_or_convert(items, formats, source.pick, where, lambda name: repository.json(name, report))
+    if choice.format == "onnx":
+        choice = repository.whole(choice, report)
     files = repository.fetch_all(choice, report)
-    if choice.format == "gguf":
-        return Entry(str(source), "gguf", commit, repository.folder, files[0].name, files)
-    return Entry(str(source), "safetensors", commit, repository.folder, "", files)
+    load = "" if choice.format == "safetensors" else files[0].name
+    return Entry(str(source), choice.format, commit, repository.folder, load, files)
 
 
 def listing(source: Source, login: Login) -> tuple[str, dict[str, Item]]:
@@ -118,6 +120,21 @@ class _Repository:
             except ValueError as error:
                 raise WeightsError(f"{name} of {self._source} cannot be read: {error}.") from error
         return data if isinstance(data, dict) else {}
+
+    def whole(self, choice: Choice, report: Report) -> Choice:
+        """An ONNX graph, which is here when this returns, with the files that it says hold its weights. Raises WeightsError."""
+        (graph,) = choice.weights
+        folder, _, local = graph.rpartition("/")
+        file = self._fetch(graph, local, report)
+        names = tuple(
+            f"{folder}/{name}" if folder else name for name in beside(self._downloader.store.path(self.folder, file.name))
+        )
+        if missing := [name for name in names if name not in self._items]:
+            raise WeightsError(
+                f"{self._source} is not complete: {graph} keeps weights in {missing[0]}, which is not there.",
+                "Ask its owner to complete it.",
+            )
+        return replace(choice, side=names)
 
     def fetch_all(self, choice: Choice, report: Report) -> tuple[File, ...]:
         """The chosen files, with one progress over all of them."""

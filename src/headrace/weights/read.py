@@ -1,7 +1,9 @@
 """An entry of the cache → Weights: the headers of its files read and checked against their sizes."""
 
 import json
+import mmap
 import os
+import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from headrace.errors import ModelError, WeightsError
 from headrace.weights.headers import GgufHeader, Tensor, read_gguf, read_safetensors
 from headrace.weights.model import Weights
+from headrace.weights.onnx import outside
 from headrace.weights.source import Source
 from headrace.weights.store import Entry
 
@@ -20,9 +23,46 @@ def weights(entry: Entry, source: Source, root: str) -> Weights:
     try:
         if entry.format == "gguf":
             return replace(found, gguf=_gguf(folder, [file.name for file in entry.files]))
+        if entry.format == "onnx":
+            return _onnx(found)
+        if entry.format == "skops":
+            return _skops(found)
         return _safetensors(found, folder)
     except OSError as error:
         raise WeightsError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def beside(path: str) -> tuple[str, ...]:
+    """The files beside an ONNX graph that hold weights of it. Raises ModelError, and OSError."""
+    with open(path, "rb") as file:
+        if not os.path.getsize(path):  # which cannot be mapped
+            raise ModelError(f"{path} is empty.")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            try:
+                return outside(data)
+            except ModelError as error:
+                raise ModelError(f"{path}: {error.what}", error.fix) from None
+
+
+def _onnx(found: Weights) -> Weights:
+    """A graph whose files are all here."""
+    there = {file.name for file in found.files}
+    if missing := [name for name in beside(found.path) if name not in there]:
+        raise ModelError(
+            f"{found.source} is not complete: it keeps weights in {missing[0]} beside it.",
+            "Name what has both: hf:org/name, or a file of your own.",
+        )
+    return found
+
+
+def _skops(found: Weights) -> Weights:
+    """A file as skops writes it: what is in it is looked at where it is loaded. A pickle by that name is none."""
+    try:
+        with zipfile.ZipFile(found.path) as archive:
+            archive.getinfo("schema.json")
+    except (zipfile.BadZipFile, KeyError):
+        raise ModelError(f"{found.path} is no file that skops wrote.") from None
+    return found
 
 
 def _gguf(folder: str, names: Iterable[str]) -> GgufHeader:

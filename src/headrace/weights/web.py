@@ -1,14 +1,17 @@
-"""Weights at a URL: one GGUF file, or all parts of a split one."""
+"""Weights at a URL: one GGUF file, all parts of a split one, or one file of other data (ONNX, skops)."""
 
-from urllib.parse import unquote, urlsplit
+import re
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from headrace.errors import WeightsError
 from headrace.weights.client import shown
 from headrace.weights.download import Downloader, Item
-from headrace.weights.formats import parts
+from headrace.weights.formats import DATA, Format, parts
 from headrace.weights.model import File, Report
 from headrace.weights.source import Source
-from headrace.weights.store import Entry, slug
+from headrace.weights.store import Entry
+
+_LONGEST_NAME = 100
 
 
 def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, report: Report) -> Entry:
@@ -17,22 +20,46 @@ def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, repo
     Without `#sha256=` in the source nothing says what the bytes must be: then the size is checked, and the hash of what
     came is on record as its revision.
     """
-    name = slug(unquote(urlsplit(source.location).path.rpartition("/")[2]))
-    if not name.lower().endswith(".gguf") or "gguf" not in formats:
+    format = format_of(source, formats)
+    folder = downloader.store.folder("https", source.location, source.revision or "unpinned")
+    files = tuple(
+        # A pinned hash is that of the file named, so of the first part.
+        _part(Item(name, url, sha256=source.revision if url == source.location else None), folder, downloader, report)
+        for name, url in addresses(source)
+    )
+    return Entry(str(source), format, files[0].sha256, folder, files[0].name, files)
+
+
+def format_of(source: Source, formats: tuple[str, ...]) -> Format:
+    """By the ending of the file. Raises WeightsError where it is none of `formats`."""
+    name = unquote(urlsplit(source.location).path)
+    data = next((format for ending, format in DATA.items() if name.endswith(ending)), None)
+    found: Format | None = "gguf" if name.lower().endswith(".gguf") else data
+    if found is not None and found in formats:
+        return found
+    if data is None:
         raise WeightsError(
             f"{shown(source.location)} is not a GGUF file.",
             "A URL names one .gguf file; safetensors need the files beside them: use hf:org/name or file:folder.",
         )
-    folder = downloader.store.folder("https", source.location, source.revision or "unpinned")
-    files = tuple(_part(source, name, part, folder, downloader, report) for part in parts(name))
-    return Entry(str(source), "gguf", files[0].sha256, folder, files[0].name, files)
+    raise WeightsError(f"{shown(source.location)} is no language model.", "As a model of tensors it needs engine: triton.")
 
 
-def _part(source: Source, name: str, part: str, folder: str, downloader: Downloader, report: Report) -> File:
-    url = source.location.replace(name, part)
-    # A pinned hash is that of the file named, so of the first part.
-    item = Item(part, url, sha256=source.revision if part == name else None)
+def addresses(source: Source) -> list[tuple[str, str]]:
+    """(name in the cache, URL) of the file, or of all parts of a split one. The folder in the cache is the URL's own."""
+    split = urlsplit(source.location)
+    folder, slash, name = split.path.rpartition("/")
+    found = []
+    for part in parts(name):
+        plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", unquote(part))[-_LONGEST_NAME:]
+        other = urlunsplit(split._replace(path=f"{folder}{slash}{part}"))
+        # Its ending stays as it is, by which it is loaded; and it is no hidden file, nor like a flag.
+        found.append((f"model{plain}" if plain[0] in ".-" else plain, source.location if part == name else other))
+    return found
+
+
+def _part(item: Item, folder: str, downloader: Downloader, report: Report) -> File:
     path, file = downloader.fetch(item, report)
-    downloader.store.publish(path, downloader.store.path(folder, part))
+    downloader.store.publish(path, downloader.store.path(folder, item.what))
     downloader.store.discard(path + ".json")
-    return File(part, file.size, file.sha256)
+    return File(item.what, file.size, file.sha256)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from headrace.advice.base import Observed, Request, Sample
-from headrace.advice.gains import expected
+from headrace.advice.gains import Expected, expected
 from headrace.advice.signals import signals
 from headrace.facts import catalogue
 from headrace.spec.load import loads
@@ -25,7 +25,7 @@ SEEN = Observed(
 
 
 def test_more_replicas_and_fewer_bits_are_told_as_ranges() -> None:
-    found = expected(SEEN, SPEC, SPEC.models["chat"], FACTS)
+    found = expected(SEEN, SPEC, SPEC.models["chat"], FACTS).gains
     more, fewer = found["throughput insufficient"], found["memory binds"]
     assert " tokens/s with " in more.said
     assert "instead of" in more.said
@@ -34,14 +34,14 @@ def test_more_replicas_and_fewer_bits_are_told_as_ranges() -> None:
 
 
 def test_the_signal_tells_them() -> None:
-    seen = replace(SEEN, gains=dict(expected(SEEN, SPEC, SPEC.models["chat"], FACTS)))
+    seen = replace(SEEN, gains=expected(SEEN, SPEC, SPEC.models["chat"], FACTS).gains)
     told = {one.name: one for one in signals(seen) if one.holds == "holds"}
     assert set(told) == {"throughput insufficient", "memory binds"}
     assert "by the planner" in told["throughput insufficient"].gain
 
 
 def test_without_a_machine_or_a_model_nothing_is_expected() -> None:
-    assert expected(SEEN, SPEC, SPEC.models["chat"], None) == {}
+    assert expected(SEEN, SPEC, SPEC.models["chat"], None) == Expected()
     nowhere = loads(FILE.replace("machine: 1 x A100-80GB", ""), "headrace.yaml", parse)
-    assert expected(SEEN, nowhere, nowhere.models["chat"], FACTS) == {}
-    assert expected(replace(SEEN, samples=()), SPEC, SPEC.models["chat"], FACTS) == {}
+    assert expected(SEEN, nowhere, nowhere.models["chat"], FACTS) == Expected()
+    assert expected(replace(SEEN, samples=()), SPEC, SPEC.models["chat"], FACTS) == Expected()

@@ -70,3 +70,10 @@ def test_a_few_seconds_are_not_enough(name: str) -> None:
         **{field: getattr(seen, field) for field in Observed.__dataclass_fields__} | {"since": seen.until - 86_400.0},
     )
     assert not {one.name for one in signals(brief) if one.holds == "holds"} & of_the_load
+
+
+def test_requests_that_wait_below_the_ceiling_are_told_apart() -> None:
+    """While `saturated` was recorded other programs had the cores: that is what to look at first."""
+    one = next(row for row in signals(history("saturated")) if row.name == THROUGHPUT)
+    assert "below its ceiling: as planned, corrected by what it made" in one.numbers
+    assert one.change.startswith("see first what keeps it below")

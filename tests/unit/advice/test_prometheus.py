@@ -203,7 +203,7 @@ def test_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         server.server_close()
     assert [one["name"] for one in found["chat"] if one["holds"] == "holds"] == ["throughput insufficient"]
     assert {one["holds"] for one in found["code"]} <= {"unknown", "holds not"}
-    assert "chat, the last 1h: 1 of 10 signals" in told
+    assert "chat, the last 1h: 1 of 11 signals" in told
     assert "code" not in told
 
 

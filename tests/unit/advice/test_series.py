@@ -55,6 +55,19 @@ def test_ranks_of_one_pod_are_one_replica() -> None:
     assert {(look.waiting, look.running, look.ready) for look in one.samples} == {(8, None, 1)}
 
 
+def test_output_tokens_are_those_of_the_engine_else_of_the_gateway_else_unknown() -> None:
+    ours = [series("headrace_queue_depth", 1, model="chat"), series("headrace_generated_tokens_total", 30, True, model="chat")]
+    theirs = [series("vllm:num_requests_waiting", 2, model_name="chat", pod="chat-0")]
+    counted = [series("vllm:generation_tokens_total", 60, True, model_name="chat", pod=f"chat-{n}") for n in range(2)]
+
+    def tokens(rows: list[Series]) -> set[float | None]:
+        return {look.tokens for look in told(Page(rows, TIMES), "chat").samples[1:]}
+
+    assert tokens(theirs) == {None}
+    assert tokens([*ours, *theirs]) == {30}
+    assert tokens([*ours, *theirs, *counted]) == {120}, "of both pods"
+
+
 def test_old_names_are_read_where_the_new_are_missing() -> None:
     labels = {"model_name": "chat", "pod": "chat-0"}
     rows = [series("vllm:num_requests_waiting", 5, **labels), series("vllm:gpu_cache_usage_perc", 0.99, **labels)]

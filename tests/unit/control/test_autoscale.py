@@ -7,7 +7,7 @@ import pytest
 
 from headrace.control.autoscale import Known, Outcome, at, autoscaled, expected_start
 from headrace.control.turns import Rules
-from headrace.engines.base import Placement
+from headrace.engines.base import Placement, Reading
 from headrace.plan.base import Plan, PlannedModel, Scale
 from headrace.targets.base import Replica, State
 from headrace.traffic import Load
@@ -98,6 +98,17 @@ def test_what_the_gateway_does_not_say_takes_no_replica_away() -> None:
     world.turns(5, load(running=6, arrived=12))
     before = world.outcome.counts["chat"]
     assert world.turns(600) == {"chat": before}, "no loads for ten minutes"
+
+
+def test_a_metrics_page_that_vanishes_takes_no_replica_away() -> None:
+    world = World(model())
+    world.look(load(waiting=12, arrived=12))
+    world.turns(5, load(running=6, arrived=12))
+    before = world.outcome.counts["chat"]
+    world.replicas = {name: replace(one, reading=Reading(running=3)) for name, one in world.replicas.items()}
+    assert world.turns(3, load(running=6, arrived=12)) == {"chat": before}
+    world.replicas = {name: replace(one, reading=None) for name, one in world.replicas.items()}
+    assert world.turns(60, load(running=6, arrived=12)) == {"chat": before}
 
 
 def test_a_clock_that_jumps_back_takes_no_replica_away() -> None:

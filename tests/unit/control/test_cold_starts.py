@@ -10,8 +10,8 @@ class Records:
     def __init__(self, **known: tuple[float, int]) -> None:
         self.known, self.kept = known, []
 
-    def expected(self) -> dict[tuple[str, str], tuple[float, int]]:
-        return {("llamacpp", name): value for name, value in self.known.items()}
+    def expected(self, *, awake: bool = False) -> dict[tuple[str, str], tuple[float, int]]:
+        return {} if awake else {("llamacpp", name): value for name, value in self.known.items()}
 
     def keep(self, times: StartTimes) -> None:
         self.kept.append(times)
@@ -45,3 +45,10 @@ def test_the_first_start_is_all_that_is_known() -> None:
     starts.learned(StartTimes("llamacpp", "other", 1.5, 0.5))
     starts.learned(StartTimes("vllm", "w", 60.0, 0.5))
     assert starts.seconds == {"c": 2.0}
+
+
+def test_waking_one_that_slept_in_place_is_learned_apart_from_starts() -> None:
+    starts = ColdStarts(PLAN, Records(w=(60.0, 3)))
+    starts.learned(StartTimes("llamacpp", "w", 0.5, 0.5, level=1))
+    assert starts.wakes == {"a": 1.0, "b": 1.0}
+    assert starts.seconds == {"a": 60.0, "b": 60.0}

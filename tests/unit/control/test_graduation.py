@@ -23,6 +23,8 @@ SEEN = st.builds(
     compared=st.one_of(st.none(), TEXT),
     answers=st.integers(0, 9),
     breach=TEXT,
+    undecided=TEXT,
+    doubt=TEXT,
     locked=st.one_of(st.none(), TEXT),
     abort=TEXT,
 )
@@ -106,10 +108,48 @@ def test_a_lock_that_is_written_is_the_point_of_no_return() -> None:
     assert standing.phase == "draining"
 
 
+def test_once_the_old_ones_are_gone_it_is_over_even_if_the_new_one_cannot_run() -> None:
+    """Else no graduation could bring the model back: there is one at a time."""
+    draining, dead = Standing("draining", 0.0), Seen(broken="chat-2 failed: gone", failures=5)
+    assert step(draining, dead, RULES, 899.0) is draining
+    over = step(draining, dead, RULES, 900.0)
+    assert over.phase == "done"
+    assert "the new one is not ready: chat-2 failed: gone" in over.reason
+    assert step(draining, Seen(old_there=1, broken="gone"), RULES, 900.0) is draining, "the old ones still answer what they have"
+
+
 def test_a_step_without_traffic_says_so() -> None:
     standing = step(Standing("shifting", 0.0), Seen(new_ready=1, answers=1), RULES, 51.0)
     assert standing.step == 1
     assert "only 1 answer in 51s: nothing speaks against it, and little for it" in standing.reason
+
+
+def shifting(step_number: int) -> Standing:
+    return Standing("shifting", 0.0, "", step_number)
+
+
+HELD: list[tuple[str, int, Seen, float, str]] = [
+    # Few answers are enough while few conversations go there.
+    ("undecided at 10 %", 1, Seen(new_ready=1, answers=9, undecided="too few"), 5.0, "shifting 2"),
+    # From half of the traffic on the guards have to decide, or patience is over.
+    ("undecided at 50 %", 2, Seen(new_ready=1, answers=9, undecided="too few"), 5.0, "shifting 2"),
+    ("undecided until patience is over", 2, Seen(new_ready=1, answers=9, undecided="too few"), 50.0, "shifting 3"),
+    ("decided at 100 %", 3, Seen(new_ready=1, answers=9), 5.0, "locking 0"),
+    # What speaks against it holds a step for three times as long.
+    ("doubt at 10 %", 1, Seen(new_ready=1, answers=9, doubt="2 failed"), 149.0, "shifting 1"),
+    ("doubt at 10 %, too long", 1, Seen(new_ready=1, answers=9, doubt="2 failed"), 150.0, "shifting 2"),
+    # In the last step it is not believed.
+    ("doubt at 100 %", 3, Seen(new_ready=1, answers=9, doubt="2 failed"), 149.0, "shifting 3"),
+    ("doubt at 100 %, too long", 3, Seen(new_ready=1, new_there=1, answers=9, doubt="2 failed"), 150.0, "rolling back 0"),
+]
+
+
+@pytest.mark.parametrize(("number", "seen", "now", "stands"), [row[1:] for row in HELD], ids=[row[0] for row in HELD])
+def test_a_step_is_held_until_the_guards_can_tell(number: int, seen: Seen, now: float, stands: str) -> None:
+    after = step(shifting(number), seen, RULES, now)
+    assert f"{after.phase} {after.step}" == stands
+    if after.phase == "rolling back":
+        assert after.reason == "2 failed"
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,15 @@ import csv
 import math
 import sqlite3
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from headrace.control import history
+from headrace.control import history, recording
 from headrace.control.autoscale import Outcome, autoscaled
-from headrace.control.history import FULL_SECONDS, History, opened, tidy
+from headrace.control.history import FULL_SECONDS, History, tidy
+from headrace.control.recording import opened
 from headrace.control.replay import TRACE_COLUMNS, export, replayed
-from headrace.dashboard.past import curves
 from headrace.engines.base import Placement
 from headrace.errors import HeadraceError
 from headrace.plan.base import Plan, PlannedModel, Scale
@@ -187,7 +186,7 @@ def test_a_full_disk_is_said_once_and_nothing_raises(tmp_path: Path, monkeypatch
 
 
 def test_a_locked_file_does_not_hold_up_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "_LOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(recording, "LOCKED_SECONDS", 0.05)
     opened(tmp_path / "h.db").close()
     holder = sqlite3.connect(tmp_path / "h.db")
     holder.execute("BEGIN EXCLUSIVE")
@@ -210,76 +209,3 @@ def test_without_a_history_there_is_an_error_that_says_what_writes_one(tmp_path:
     opened(tmp_path / "h.db").close()
     with pytest.raises(HeadraceError, match=r"neither \.csv nor"):
         export(tmp_path / "h.db", tmp_path / "trace.txt")
-
-
-# ---- keys, files, and recordings of earlier versions
-
-
-def keyed(number: int, key: str | None) -> Finished:
-    return finished(number)._replace(key=key)
-
-
-def test_requests_are_known_by_their_key_and_by_what_was_served(tmp_path: Path) -> None:
-    now = time.monotonic()  # curves end now
-    for served, key in (("/a/headrace.yaml", "search"), ("/b/headrace.yaml", None)):
-        one = History(tmp_path / "h.db", print, served)
-        one.record([keyed(1, key)], (), {"chat": load(running=1)}, (), now)
-        one.note("chat", 1, 2, "up", f"of {served}", now)
-        one.close()
-    assert export(tmp_path / "h.db", tmp_path / "t.csv") == 2
-    rows = list(csv.DictReader((tmp_path / "t.csv").read_text("utf-8").splitlines()))
-    assert sorted((row["key"], row["served"]) for row in rows) == [("", "/b/headrace.yaml"), ("search", "/a/headrace.yaml")]
-    for served in ("/a/headrace.yaml", "/b/headrace.yaml"):
-        found = curves(tmp_path / "h.db", "chat", 3600, served)
-        assert [why for _, _, why in found.decisions] == [f"of {served}"]
-        assert len(found.columns["at"]) == 1
-    assert len(curves(tmp_path / "h.db", "chat", 3600).decisions) == 2, "who does not say what is served sees all"
-
-
-BEFORE = """
-CREATE TABLE requests (at REAL NOT NULL, model TEXT NOT NULL, replica TEXT NOT NULL, status INTEGER NOT NULL,
-  tokens_in INTEGER, tokens_out INTEGER, waited REAL NOT NULL, ttft REAL, seconds REAL NOT NULL);
-CREATE TABLE decisions (at REAL NOT NULL, run REAL NOT NULL, model TEXT NOT NULL, before INTEGER NOT NULL,
-  after INTEGER NOT NULL, granted INTEGER NOT NULL, move TEXT NOT NULL, reason TEXT NOT NULL);
-"""
-"""Requests as they were kept before they had keys and runs."""
-
-
-def test_a_recording_of_before_is_brought_up_to_date_and_loses_nothing(tmp_path: Path) -> None:
-    file, now = tmp_path / "h.db", time.time()
-    with sqlite3.connect(file) as connection:
-        connection.executescript(BEFORE)
-        connection.executemany("INSERT INTO requests VALUES (?, 'chat', 'chat-1', 200, 1, 2, 0, 0, 1)", [(now,)] * 3)
-        connection.execute("INSERT INTO decisions VALUES (?, ?, 'chat', 1, 2, 2, 'up', 'long ago')", (now, now))
-    connection.close()
-    assert export(file, tmp_path / "t.csv") == 3, "it is read as it is"
-    one = History(file, print, "/a/headrace.yaml")
-    one.record([keyed(1, "search")], (), {}, (), 1.0)
-    one.close()
-    assert export(file, tmp_path / "t.csv") == 4
-    rows = list(csv.DictReader((tmp_path / "t.csv").read_text("utf-8").splitlines()))
-    assert sorted(row["key"] for row in rows) == ["", "", "", "search"]
-    assert curves(file, "chat", 3600, "/a/headrace.yaml").decisions, "of which file it was nobody knows: it is shown"
-
-
-def test_two_that_bring_a_recording_up_to_date_at_once_both_can(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "h.db") as connection:
-        connection.executescript(BEFORE)
-    connection.close()
-    with ThreadPoolExecutor(8) as pool:
-        for each in [pool.submit(lambda: opened(tmp_path / "h.db").close()) for _ in range(8)]:
-            each.result()
-    one = History(tmp_path / "h.db", print)
-    one.record([keyed(1, "search")], (), {}, (), 1.0)
-    one.close()
-    assert export(tmp_path / "h.db", tmp_path / "t.csv") == 1
-
-
-def test_runs_are_forgotten_with_what_is_known_of_them(tmp_path: Path) -> None:
-    connection, now = opened(tmp_path / "h.db"), 1e9
-    old = now - history.KEPT_SECONDS - 1
-    connection.executemany("INSERT INTO runs VALUES (?, 'f.yaml')", [(old,), (old - 1,), (now,)])
-    connection.execute(f"INSERT INTO samples VALUES ({now - 10}, {old}, 'chat', 1, {'NULL,' * 12} NULL)")
-    tidy(connection, now)
-    assert [row[0] for row in connection.execute("SELECT run FROM runs ORDER BY run")] == [old, now]
-    connection.close()

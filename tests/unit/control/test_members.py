@@ -24,10 +24,11 @@ def made(of: Member, gateways: int = 1, refusing: frozenset[str] = frozenset(), 
 
 
 def test_ready_pods_get_requests_ending_ones_keep_theirs_and_starting_ones_have_none() -> None:
-    ready, starting, draining = made(member(READY, STARTING, DRAINING, speaks="v2", folds=True))
+    ready, starting, draining = made(member(READY, STARTING, DRAINING, speaks="v2", folds=True, caches="slots"))
     assert ready.endpoint is not None
     assert (ready.endpoint.address, ready.endpoint.slots) == ("http://10.0.0.0:8000", 8)
     assert (ready.endpoint.speaks, ready.endpoint.folds, ready.endpoint.model_there) == ("v2", True, "chat")
+    assert ready.endpoint.caches == "slots"
     assert starting.endpoint is None
     assert draining.endpoint is not None
     assert draining.endpoint.slots == 0

@@ -1,16 +1,18 @@
-"""The memory ledger: one table per rule, then a machine of models that checks for overcommit, starvation and deadlock."""
+"""The memory ledger: one table per rule, then a machine of models on one memory (test_turns_devices.py: on several)."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize
+from turns_machine import RULES, Machine, Model
 
-from headrace.control.turns import Claim, Grants, Rules, grants
+from headrace.control.accounts import RAM
+from headrace.control.claims import Claim
+from headrace.control.turns import Grants, grants
 
-RULES = Rules(patience_seconds=10.0, stay=2.0, rest=0.5, stuck_seconds=60.0)
 NOW = 1000.0
 
 
@@ -30,7 +32,7 @@ def asleep(model: str, size: int = 1, *, waits: float | None = 1.0, **facts: Any
 
 
 def granted(*claims: Claim, capacity: int = 2) -> Grants:
-    return grants(claims, capacity, NOW, RULES)
+    return grants(claims, {RAM: capacity}, NOW, RULES)
 
 
 CASES = [
@@ -44,9 +46,16 @@ CASES = [
     ([resident("a", 2, here=0.5), asleep("b")], {"a": 1, "b": 0}),
     # a model with requests keeps its place, so that they are served together
     ([resident("a", 2, running=1), asleep("b", waits=9)], {"a": 1, "b": 0}),
-    # the more models wait, the longer an unused one stays, so that requests gather
-    ([resident("a", 2, here=1.5), asleep("b"), asleep("d")], {"a": 1, "b": 0, "d": 0}),
-    ([resident("a", 2, here=2.5), asleep("b"), asleep("d")], {"a": 0, "b": 0, "d": 0}),
+    # one that has just been used is held while more requests are likely to gather, for it or for the other
+    ([resident("a", 2, used=NOW - 3, rate=0.1), asleep("b", rate=0.1)], {"a": 1, "b": 0}),
+    # not where enough are there
+    ([resident("a", 2, used=NOW - 3, rate=0.1), asleep("b", rate=0.1, waiting=2)], {"a": 0, "b": 0}),
+    # nor where few ever come
+    ([resident("a", 2, used=NOW - 3, rate=0.05), asleep("b", rate=0.05)], {"a": 0, "b": 0}),
+    # nor for long
+    ([resident("a", 2, used=NOW - 4, rate=0.1), asleep("b", rate=0.1)], {"a": 0, "b": 0}),
+    # nor when somebody has waited too long
+    ([resident("a", 2, used=NOW - 3, rate=0.1), asleep("b", rate=0.1, waits=11)], {"a": 0, "b": 0}),
     # until somebody has waited too long
     ([resident("a", 2, running=1), asleep("b", waits=11)], {"a": 0, "b": 0}),
     # though not when its own turn has just begun
@@ -117,117 +126,16 @@ def test_who_waits_too_long_is_not_passed_by_smaller_ones() -> None:
     assert granted(*claims).counts["other"] == 1, "third may not take its place now"
 
 
-@dataclass
-class Model:
-    """One model of the machine below."""
-
-    size: int
-    reload: float
-    least: int = 0
-    up: list[tuple[bool, float]] = field(default_factory=list)  # (ready, since)
-    leaving: int = 0
-    waiting: list[float] = field(default_factory=list)
-    running: list[float] = field(default_factory=list)  # when they are done
-    used: float = 0.0
-    left: float = 0.0
-
-
-SERVICE, SLOTS, CAPACITY = 1.5, 2, 10
-
-
-class Machine(RuleBasedStateMachine):
-    """Models on a memory of 10: requests come, time passes, and what the ledger says is done a step later."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        self.models: dict[str, Model] = {}
+class OnOne(Machine):
+    """Models on a memory of 10."""
 
     @initialize(sizes=st.lists(st.tuples(st.integers(1, 10), st.sampled_from([0.5, 2.0, 5.0])), min_size=2, max_size=6))
     def models_are(self, sizes: list[tuple[int, float]]) -> None:
-        self.models = {f"m{n}": Model(size, reload) for n, (size, reload) in enumerate(sizes)}
-
-    @rule(number=st.integers(0, 5), count=st.integers(1, 5))
-    def requests_come(self, number: int, count: int) -> None:
-        model = self.models[f"m{number % len(self.models)}"]
-        model.waiting += [self.now] * count
-        self.step(0.0)
-
-    @rule(seconds=st.sampled_from([0.1, 0.7, 3.0, 12.0]))
-    def time_passes(self, seconds: float) -> None:
-        for _ in range(max(1, int(seconds / 0.1))):
-            self.step(0.1)
-
-    def step(self, seconds: float) -> None:
-        self.now += seconds
-        for model in self.models.values():
-            self.live(model)
-        found = grants([self.claim(name) for name in self.models], CAPACITY, self.now, RULES)
-        for name, model in self.models.items():
-            want = found.counts[name]
-            while len(model.up) > want:
-                model.up.pop()
-                model.leaving += 1
-                model.left = self.now
-            model.up += [(False, self.now)] * (want - len(model.up))
-
-    def live(self, model: Model) -> None:
-        model.running = [until for until in model.running if until > self.now]
-        if model.leaving and not model.running:
-            model.leaving = 0
-        model.up = [
-            (True, self.now) if not ready and self.now >= since + model.reload else (ready, since) for ready, since in model.up
-        ]
-        while model.waiting and len(model.running) < SLOTS * sum(ready for ready, _ in model.up):
-            model.waiting.pop(0)
-            model.running.append(self.now + SERVICE)
-        if model.waiting or model.running:
-            model.used = self.now
-
-    def claim(self, name: str) -> Claim:
-        model = self.models[name]
-        used = bool(model.waiting or model.running)
-        return Claim(
-            name,
-            model.size,
-            wanted=1 if used or model.up else 0,
-            up=len(model.up),
-            ready=sum(ready for ready, _ in model.up),
-            leaving=model.leaving,
-            waiting=len(model.waiting),
-            running=len(model.running),
-            oldest=max(model.waiting[0], model.left) if model.waiting else None,
-            since=max((since for _, since in model.up), default=self.now),
-            used=model.used,
-            reload_seconds=model.reload,
-        )
-
-    @invariant()
-    def memory_is_never_overcommitted(self) -> None:
-        taken = sum(model.size * (len(model.up) + model.leaving) for model in self.models.values())
-        assert taken <= CAPACITY
-
-    @invariant()
-    def nobody_starves(self) -> None:
-        # Each other model may have one turn first: loading, its stay, its answers; and requests in front of one's own.
-        turn = max((m.reload for m in self.models.values()), default=0) * (1 + RULES.stay) + 2 * SERVICE + 1.0
-        for model in self.models.values():
-            behind = len(model.waiting) * SERVICE / SLOTS * len(self.models)
-            bound = RULES.patience_seconds + 2 * turn * len(self.models) + behind + self.backlog()
-            assert not model.waiting or self.now - model.waiting[0] <= bound
-
-    def backlog(self) -> float:
-        return sum(len(model.waiting) for model in self.models.values()) * SERVICE / SLOTS * 2
-
-    def teardown(self) -> None:
-        until = self.now + 1000
-        while any(model.waiting or model.running for model in self.models.values()):
-            self.step(0.25)
-            assert self.now < until, "a deadlock"
+        self.models = {f"m{n}": Model({RAM: size}, reload) for n, (size, reload) in enumerate(sizes)}
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
+TestOneMemory = OnOne.TestCase
+TestOneMemory.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
@@ -235,7 +143,7 @@ TestMachine.settings = settings(
 def test_requests_are_grouped_by_the_model_that_is_there() -> None:
     """A B A A C A B C, one model at a time: A A A A B B C C."""
     machine = Machine()
-    machine.models = {name: Model(CAPACITY, 1.0) for name in "abc"}
+    machine.models = {name: Model(machine.capacity, 1.0) for name in "abc"}
     served: list[str] = []
     live = machine.live
 

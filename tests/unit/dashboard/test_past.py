@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.history import opened
+from headrace.control.recording import opened
 from headrace.dashboard.past import POINTS, SPANS, curves, tokens
 
 

@@ -97,3 +97,42 @@ def test_what_a_page_does_not_say_is_unknown_and_not_zero():
 def test_a_page_that_is_none_is_a_value_error(page):
     with pytest.raises(ValueError):  # noqa: PT011 (the parser's messages are not ours)
         ENGINE.read(page, "any")
+
+
+LOADING = """\
+0.00.004.656 W srv          init: security: no API key is set and CORS allows all origins (see https://github.com/…)
+0.00.006.953 E {first}
+0.00.006.967 E llama_model_load_from_file_impl: failed to load model
+0.00.006.971 E cmn  common_init_: failed to load model '/m.gguf'
+0.00.006.973 E srv    load_model: failed to load model, '/m.gguf'
+cannot load /m.gguf: Failed to init server, please check the input params. (llama.cpp gives the cause in the lines before)
+"""
+"""Said by xllamacpp 2026.10.11549."""
+
+
+@pytest.mark.parametrize(
+    ("first", "cause"),
+    [
+        (
+            "llama_model_load: error loading model: unknown model architecture: 'foo'",
+            "error loading model: unknown model architecture: 'foo'",
+        ),
+        (
+            "gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'",
+            "invalid magic characters: 'hell', expected 'GGUF'",
+        ),
+    ],
+)
+def test_the_cause_is_the_first_error_of_the_last_start(first, cause):
+    lines = LOADING.format(first=first).splitlines()
+    assert ENGINE.cause(lines) == cause
+    # of its own start, not of the one before; nor of one that served in between
+    assert ENGINE.cause([*LOADING.format(first="other: another cause").splitlines(), *lines]) == cause
+    # Triton says more in between, and the end in its own words
+    last = "cannot load /m.gguf: RuntimeError: llama.cpp cannot load it, and gives the cause in the lines before"
+    assert engines()["triton"].cause([*lines[:-1], "E1127 02:17:28.754277 10748 model.cc:642] failed", last]) == cause
+
+
+@pytest.mark.parametrize("lines", [[], ["serving chat"], LOADING.splitlines()[-1:], ["0.00.1 E x: y", "Segmentation fault"]])
+def test_where_no_line_says_the_cause_none_is_made_up(lines):
+    assert ENGINE.cause(lines) is None

@@ -186,3 +186,43 @@ def test_the_plan_and_the_engine_count_the_same():
 
 def test_memory_of_a_gpu_is_counted_elsewhere():
     assert ENGINE.overhead(LLAMA_8B, replace(PLACEMENT, options=CPU | {"device": "cuda"})) == 0
+
+
+ARCHITECTURE = """\
+  File "/envs/vllm/lib/python3.11/site-packages/pydantic/_internal/_dataclasses.py", line 121, in __init__
+    s.__pydantic_validator__.validate_python(ArgsKwargs(args, kwargs), self_instance=s)
+pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+  Value error, Model architectures ['FooForCausalLM'] are not supported for now. Supported architectures: dict_keys([…]) [type=…]
+    For further information visit https://errors.pydantic.dev/2.14/v/value_error
+""".splitlines()
+"""Said by 0.32.0, shortened."""
+
+
+def test_a_setting_that_is_refused_is_the_cause_and_not_the_address_of_its_manual():
+    assert ENGINE.cause(ARCHITECTURE).startswith("Model architectures ['FooForCausalLM'] are not supported for now.")
+
+
+CORE = """\
+(EngineCore pid=42) ERROR 11-27 22:30:01 [core.py:1510] EngineCore failed to start.
+(EngineCore pid=42) ERROR 11-27 22:30:01 [core.py:1510] Traceback (most recent call last):
+(EngineCore pid=42) ERROR 11-27 22:30:01 [core.py:1510]   File "/envs/vllm/…/weight_utils.py", line 900, in load
+(EngineCore pid=42) ERROR 11-27 22:30:01 [core.py:1510] safetensors_rust.SafetensorError: Error while deserializing header
+Process EngineCore:
+Traceback (most recent call last):
+safetensors_rust.SafetensorError: Error while deserializing header
+Traceback (most recent call last):
+  File "/envs/vllm/bin/vllm", line 8, in <module>
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}
+""".splitlines()
+"""Made after the source of 0.32.0 (v1/engine/core.py, v1/engine/utils.py)."""
+
+
+def test_what_its_server_only_points_to_is_the_cause():
+    assert ENGINE.cause(CORE) == "safetensors_rust.SafetensorError: Error while deserializing header"
+    assert ENGINE.cause(CORE[:4] + CORE[-1:]) == "safetensors_rust.SafetensorError: Error while deserializing header"
+    assert ENGINE.cause(CORE[-1:]) is None
+
+
+@pytest.mark.parametrize("lines", [[], ["ValueError: its last line says it"], [*ARCHITECTURE, *["INFO served"] * 20, "Killed"]])
+def test_where_the_last_line_says_it_or_nothing_does_no_cause_is_named(lines):
+    assert ENGINE.cause(lines) is None

@@ -78,8 +78,27 @@ def test_bytes_that_come_between_two_answers_are_read_in_their_order() -> None:
     second = post(b"second")
     client.data_received(post(b"first"))
     client.data_received(second[:30])
-    client.finished()
+    client.finished(0.0)
     client.data_received(second[30:])
     for call in gateway.later:
         call()
     assert gateway.bodies == [b"first", b"second"]
+
+
+def test_a_whole_request_that_comes_between_two_answers_is_behind_those_that_were_read_before():
+    """Its head is known, so that nothing else would keep it from being answered at once."""
+    gateway = FakeGateway()
+    client = Client(gateway)  # type: ignore[arg-type]
+    client.connection_made(Transport())  # type: ignore[arg-type]
+    client.data_received(post(b"1"))
+    client.finished(0.0)
+    client.data_received(post(b"2"))
+    client.data_received(post(b"3") + post(b"4"))
+    client.finished(0.0)
+    gateway.later.pop()()
+    client.finished(0.0)
+    client.data_received(post(b"5"))
+    while gateway.later:
+        gateway.later.pop()()
+        client.finished(0.0)
+    assert gateway.bodies == [b"1", b"2", b"3", b"4", b"5"]

@@ -56,12 +56,12 @@ class OfAddress:
 def test_an_address_has_so_many_connections_and_others_have_their_own():
     counts = Connections(Limits(1, 1.0, 1, per_address=2))
     mine = [OfAddress("10.0.0.1") for _ in range(3)]
-    refused = [counts.opened(one.place, 1) for one in mine]
+    refused = [counts.opened(one.place) for one in mine]
     assert [one and (one.status, one.code) for one in refused] == [None, None, (429, "too_many_connections")]
-    assert counts.opened(place("10.0.0.2"), 1) is None
+    assert counts.opened(place("10.0.0.2")) is None
     for one in mine[:2]:
         counts.closed(one)
-    assert counts.opened(mine[0].place, 1) is None, "what was closed is free again"
+    assert counts.opened(mine[0].place) is None, "what was closed is free again"
     assert counts.refused == {"all": 0, "address": 1, "key": 0}
     counts.closed(mine[0])
     counts.closed(mine[2])

@@ -1,8 +1,10 @@
 """Who is refused in a handover, and who may not have the place that it begins at."""
 
 import asyncio
+import errno
 import json
 import os
+import socket
 
 import pytest
 
@@ -109,3 +111,53 @@ async def test_another_user_is_refused(pair, monkeypatch):
     answer, _ = await line.receive("hello", 5.0)
     assert answer["refused"] == "it belongs to another user"
     line.close()
+
+
+async def test_messages_that_arrive_together_are_received_one_by_one():
+    ours, theirs = (Line(each) for each in socket.socketpair(socket.AF_UNIX))
+    await ours.send("hello", kind="serve")
+    await ours.send("sockets")
+    ours.farewell()
+    assert (await theirs.receive("hello", 5.0))[0]["kind"] == "serve"
+    await theirs.receive("sockets", 5.0)
+    assert await theirs.end(), "it said that it ends as it should"
+    ours.close()
+    theirs.close()
+
+
+async def test_a_message_without_an_end_is_not_read_for_ever():
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    line, loop = Line(ours), asyncio.get_running_loop()
+    theirs.setblocking(False)
+    sending = asyncio.ensure_future(loop.sock_sendall(theirs, b"x" * (10 << 20)))
+    with pytest.raises(HandoverError):
+        await line.receive("hello", 5.0)
+    sending.cancel()
+    line.close()
+    theirs.close()
+
+
+async def test_without_descriptors_the_running_one_does_not_spin(pair):
+    class Full(socket.socket):
+        """A listening socket of a process without descriptors, until there are some."""
+
+        full, refused = True, 0
+
+        def accept(self):
+            if Full.full:
+                Full.refused += 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    place, path = pair.offer._place, pair.path
+    pair.offer._accepting.stop()
+    place.socket = Full(fileno=place.socket.detach())
+    pair.offer._accepting.start([place.socket])
+    _, writer = await asyncio.open_unix_connection(str(path))
+    await eventually(lambda: Full.refused, "it was to be accepted")
+    for _ in range(50):  # rounds of the loop, each of which would try again
+        await asyncio.sleep(0)
+    assert Full.refused == 1
+    Full.full = False
+    writer.close()
+    assert await pair.asks() is not None

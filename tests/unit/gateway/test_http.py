@@ -1,5 +1,6 @@
 """Heads and chunked framing by table and by property: whatever is split anywhere reads the same, and what is illegal is told."""
 
+import asyncio
 from itertools import pairwise
 
 import pytest
@@ -18,9 +19,14 @@ from headrace.gateway.http import (
     origin_allowed,
     parse_response_head,
     path_of,
-    request_head,
     response_head,
 )
+from headrace.gateway.letter import request_head
+from headrace.gateway.upstream import Pool
+from headrace.traffic import Endpoint
+
+LOOP = asyncio.AbstractEventLoop()
+"""Nothing is connected here."""
 
 # ---- chunked framing
 
@@ -299,9 +305,14 @@ def test_a_stream_is_known_by_its_type(kind, is_stream):
 JSON = b"Content-Type: application/json"
 
 
+def own_lines(host: str, key: str | None) -> bytes:
+    """What every request has in its head that goes to this engine."""
+    return Pool(Endpoint("chat-1", "chat", f"http://{host}", 1, "chat", key=key), LOOP).lines
+
+
 def for_engine(*fields: tuple[bytes, bytes], target: bytes = b"/v1/chat/completions", key: str | None = None) -> list[bytes]:
     request = RequestHead("POST", target, [(b"host", b"localhost"), *fields], False, True)
-    raw = request_head(request.lines_for_engine(), b"10.0.0.1:80", 5, b"id-1", key)
+    raw = request_head(request.lines_for_engine(), own_lines("10.0.0.1:80", key), 5, b"id-1")
     assert raw.endswith(b"\r\n\r\n")
     assert raw.count(b"\r\n\r\n") == 1, "one head"
     return raw[:-4].split(b"\r\n")
@@ -367,8 +378,8 @@ def test_what_connection_names_does_not_reach_engines():
 def test_one_head_serves_many_requests():
     """It is shared: nothing of one request may be left in it for the next."""
     shared = RequestHead("POST", b"/v1/chat/completions", [(b"host", b"localhost")], False, True)
-    first = request_head(shared.lines_for_engine(), b"a", 5, b"id-1", "key")
-    second = request_head(shared.lines_for_engine(), b"b", 6, b"id-2", None)
+    first = request_head(shared.lines_for_engine(), own_lines("a", "key"), 5, b"id-1")
+    second = request_head(shared.lines_for_engine(), own_lines("b", None), 6, b"id-2")
     assert b"Bearer key" in first
     assert b"Bearer" not in second
     assert b"id-2" in second

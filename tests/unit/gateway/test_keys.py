@@ -3,8 +3,11 @@
 from hashlib import sha256
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.gateway.accounts import Account, Key
+from headrace.gateway.buckets import Buckets
 from headrace.gateway.keys import Keys
 from headrace.gateway.openai import Ask, Refusal
 
@@ -196,7 +199,7 @@ def test_what_a_request_reserves(choices, context, tokens):
     asked = ask(max_tokens=400)
     asked.choices = choices
     account = Account(key("a", tpm=10_000))
-    assert account.charge(asked, b" " * 100, context, generates=True, now=0.0).work.tokens == account.reserved == tokens
+    assert account.charge(asked, b" " * 100, context, generates=True, now=0.0).tokens == account.reserved == tokens
 
 
 def test_what_was_taken_in_another_month_is_not_of_this_one():
@@ -226,3 +229,23 @@ def test_other_limits_keep_what_was_taken():
         account.charge(ask(), b"{}", None, generates=False, now=0.0)
     with pytest.raises(Refusal):
         account.charge(ask(), b"{}", None, generates=False, now=0.0)
+
+
+def test_what_is_left_of_each_limit_is_told_as_it_is_now_whichever_refuses():
+    account = Account(key("a", rpm=1, tpm=600))
+    account.charge(ask(max_tokens=400), b"{}", None, generates=True, now=0.0)
+    with pytest.raises(Refusal):
+        account.charge(ask(max_tokens=400), b"{}", None, generates=True, now=30.0)
+    told = account.told(30.0)
+    assert b"x-ratelimit-remaining-requests: 0\r\nx-ratelimit-reset-requests: 30s\r\n" in told
+    assert b"x-ratelimit-remaining-tokens: 499\r\nx-ratelimit-reset-tokens: 11s\r\n" in told
+
+
+@given(st.floats(0, 1.5), st.floats(0, 1.5))
+def test_the_lines_of_both_limits_are_those_of_each(first, second):
+    """They are made together where both are full again soon."""
+    both = Buckets()
+    both.resize({"requests": 60, "tokens": 6000})
+    for bucket, missing in zip(both.all, (first, second), strict=True):
+        bucket.at, bucket.level = 1.0, bucket.capacity - missing * bucket.per_second
+    assert both.told(1.0) == b"".join(bucket.told(bucket.level) for bucket in both.all)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from openai.types import Model
 
 from headrace.gateway.engine_errors import engine_error, first_event_error, may_be_error
-from headrace.gateway.openai import Ask, Refusal, Usage, model_card, model_list, rewritten, usage_in
+from headrace.gateway.openai import Ask, Refusal, Usage, model_card, model_list, rewritten, usage_in, usage_of
 from headrace.gateway.openai import peek as peek_by_route
 from headrace.gateway.paths import ROUTES
 
@@ -390,9 +390,36 @@ def test_usage_is_found_at_the_end_of_an_answer(tail, usage):
     assert usage_in(tail) == usage
 
 
+LONG = b'"choices":[{"message":{"content":"' + b"word " * 1000 + b'"}}]'
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (USAGE, Usage(7, 3)),
+        (b" " + USAGE + b"\n", Usage(7, 3)),
+        (b"{" + LONG + b"," + USAGE[1:], Usage(7, 3)),
+        (USAGE[:-1] + b"," + LONG + b"}", Usage(7, 3)),  # in front, as embeddings have it
+        (USAGE[:-1] + b',"nested":{"usage":{"prompt_tokens":1}}}', Usage(7, 3)),  # that of the answer, not of something in it
+        (b'{"usage":null,"x":{"usage":{"prompt_tokens":7,"completion_tokens":3}}}', Usage(7, 3)),
+        (b"[" + USAGE + b"]", Usage(7, 3)),  # no object: it is looked for
+        (b'{"usage":{"prompt_tokens":"7"}}', None),
+        (b'{"usage":[]}', None),
+        (b'{"usage":{}}', None),
+        (b"{}", None),
+        (b"\xff\x00 audio", None),
+        (b"[" * 2000, None),
+        (b"", None),
+    ],
+)
+def test_usage_of_a_whole_answer(body, usage):
+    assert usage_of(body) == usage
+
+
 @given(st.integers(0, len(USAGE)), st.integers(0, len(USAGE)))
 def test_usage_cut_anywhere_is_right_or_none(start, end):
     assert usage_in(USAGE[start:end]) in (None, Usage(7, 3))
+    assert usage_of(USAGE[start:end]) == usage_in(USAGE[start:end])
 
 
 @given(st.binary(max_size=100) | st.lists(st.sampled_from([b'"usage"', b":", b"{", b"}", b"1", b'"a"', b"null"])).map(b"".join))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headrace.gateway.admission import Queue, Serve
 from headrace.gateway.openai import Ask
 from headrace.gateway.prefixes import BLOCK_BYTES, LEAST_KEPT, MOST_BLOCKS, MOST_KEPT, Prefixes, Prompt, chain_of, kept
-from headrace.gateway.routing import BOUND, FEW, POLICIES, SCORERS, Routing
+from headrace.gateway.routing import BOUND, FEW, POLICIES, SCORERS, Booked, Routing
 
 ANY: frozenset[str] = frozenset()
 
@@ -174,7 +174,7 @@ def test_every_slot_is_used_before_a_request_waits_and_none_twice(policy: str, r
     assert set(Counter(taken).values()) == {2}
     assert routing.is_full
     assert routing.pick(Prompt(chain(1)), routing.slots, ANY) is None
-    routing.ended(taken[0], 0)
+    routing.ended(taken[0], Booked())
     assert routing.pick(Prompt(chain(1)), routing.slots, ANY) == taken[0], "also where the prompt is unknown"
 
 
@@ -191,10 +191,10 @@ def test_of_many_replicas_the_one_with_the_cache_is_found() -> None:
     routing = fleet(1000)
     prompt = Prompt(chain(*range(40)))
     home = send(routing, prompt)
-    routing.ended(home, 0)
+    routing.ended(home, Booked())
     for _ in range(50):
         assert send(routing, Prompt((*prompt.chain, 7))) == home
-        routing.ended(home, 0)
+        routing.ended(home, Booked())
 
 
 def test_many_short_requests_are_spread_over_many_replicas() -> None:
@@ -216,7 +216,7 @@ def test_what_failed_a_request_is_its_last_choice() -> None:
 def test_what_a_replica_had_is_forgotten_with_it(gone: str) -> None:
     routing, prompt = fleet(3), Prompt(chain(1, 2, 3))
     home = send(routing, prompt)
-    routing.ended(home, 0)
+    routing.ended(home, Booked())
     if gone == "restarted":
         routing.forget(home)
     else:

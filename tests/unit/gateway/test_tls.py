@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import ssl
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,11 @@ async def world(open_world, files, trust, said):
 def shown(client):
     """Whom the gateway says it is."""
     return dict(part[0] for part in client.tls.getpeercert()["subject"])["commonName"]
+
+
+async def asked(client):
+    await client.send(get("/health"))
+    return await client.answer()
 
 
 async def plain(world):
@@ -164,6 +170,36 @@ async def test_who_dawdles_does_not_keep_others_out(world, monkeypatch):
     await dawdlers[1].rest()
     assert (await world.ask(get("/health"))).status == 200
     assert world.gateway.door.handshakes <= 3
+
+
+async def test_handshakes_count_as_connections_of_their_address(world, monkeypatch):
+    monkeypatch.setattr("headrace.gateway.tls.place", lambda address: "somewhere")
+    monkeypatch.setattr("headrace.gateway.wire.place", lambda address: "somewhere")
+    connections = world.gateway.connections
+    connections.limits = replace(connections.limits, per_address=3)
+    settled = [await world.client() for _ in range(2)]
+    dawdlers = [await plain(world) for _ in range(3)]
+    await dawdlers[0].rest()
+    await dawdlers[1].rest()
+    await eventually(lambda: world.gateway.door.handshakes == 1, "as many as there is room for")
+    assert connections.refused["address"] == 2
+    third = await world.client()  # the last dawdler makes room for it
+    assert (await asked(third)).status == 200
+    fourth = await world.client()  # its handshake goes on: that there is no room can be said only after it
+    assert ((await fourth.answer()).status, world.gateway.door.handshakes) == (429, 0)
+    assert (await asked(settled[0])).status == 200
+
+
+async def test_handshakes_take_descriptors_as_connections_do(world):
+    connections = world.gateway.connections
+    connections.limits = replace(connections.limits, connections=3)
+    settled = await world.client()
+    dawdlers = [await plain(world) for _ in range(4)]
+    await dawdlers[0].rest()
+    await dawdlers[1].rest()
+    await eventually(lambda: world.gateway.door.handshakes == 2, "as many as there is room for")
+    assert connections.refused["all"] == 2
+    assert (await asked(settled)).status == 200
 
 
 async def test_a_client_that_leaves_before_its_handshake_is_forgotten(world):

@@ -91,11 +91,15 @@ async def test_a_trial_is_watched_as_long_as_somebody_asks(world: World, monkeyp
     monkeypatch.setattr(trials, "monotonic", lambda: now)
     assert not world.trials.watched("chat")
     world.see()
+    assert not world.trials.watched("chat")  # a gateway that has just begun does not know whether anybody is there
+    await world.get()
     assert world.trials.watched("chat")
     now += trials.UNWATCHED_SECONDS
     assert not world.trials.watched("chat")
     await world.get()
     assert world.trials.watched("chat")
+    await world.get(watch="no")  # whoever watches goes back
+    assert not world.trials.watched("chat")
 
 
 async def test_a_comparison_is_made_once_and_told_when_it_is_there(world: World) -> None:

@@ -38,7 +38,8 @@ def test_the_gateways_settings_are_a_file_that_names_every_service() -> None:
     ("kind", "said"),
     [
         ("vllm", {"continues": "final_message"}),
-        ("llamacpp", {"folds": True, "continues": "prefill"}),  # it notices a lost client only while it streams
+        # It notices a lost client only while it streams, and a slot's prompt is nobody else's.
+        ("llamacpp", {"folds": True, "continues": "prefill", "caches": "slots"}),
         ("code", {"speaks": "v2"}),
         ("triton", {"speaks": "generate", "folds": True}),
         ("tgi", {"speaks": "tgi"}),

@@ -2,6 +2,7 @@
 
 import asyncio
 from array import array
+from time import monotonic
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,4 +75,31 @@ def test_a_connection_that_ends_early_breaks_its_answer_and_an_extra_byte_is_not
     outcome, _ = asyncio.run(told([HEAD, b"%x\r\n%s\r\n" % (len(EVENTS[1]), EVENTS[1])]))
     assert (outcome.kind, len(outcome.stamps)) == ("broken", 1)
     _, wire = asyncio.run(told([HEAD, b"%x\r\n%s\r\n0\r\n\r\nHTTP" % (len(EVENTS[-1]), EVENTS[-1])]))
+    assert wire.closed
+
+
+async def test_what_is_looked_at_later_has_the_time_at_which_it_came() -> None:
+    wire = Wire(lambda released: None)
+    wire.connection_made(Transport())  # type: ignore[arg-type]
+    outcome = Outcome(0.0, 0.0, 6, array("d"))
+    done = wire.ask(b"", outcome)
+    wire.data_received(HEAD)
+    around: list[tuple[float, float]] = []
+    for event in EVENTS[1:7]:
+        before = monotonic()
+        wire.data_received(b"%x\r\n%s\r\n" % (len(event), event))
+        around.append((before, monotonic()))
+    wire.settle()
+    assert len(outcome.stamps) == 6
+    assert all(before <= stamp <= after for stamp, (before, after) in zip(outcome.stamps, around, strict=True))
+    wire.data_received(b"%x\r\n%s\r\n" % (len(EVENTS[1]), EVENTS[1]))
+    wire.give_up("unfinished", "The bench ended.")
+    await done
+    assert (outcome.kind, len(outcome.stamps)) == ("unfinished", 7), "what came before it was given up counts"
+
+
+async def test_bytes_that_nobody_asked_for_end_the_connection_at_once() -> None:
+    _, wire = await told([HEAD, *(b"%x\r\n%s\r\n" % (len(event), event) for event in EVENTS), b"0\r\n\r\n"])
+    assert not wire.closed
+    wire.data_received(b"%x\r\n%s\r\n" % (len(EVENTS[1]), EVENTS[1]))
     assert wire.closed

@@ -20,6 +20,7 @@ from headrace import Fleet
 from headrace.errors import HeadraceError, SpecError, UsageError
 from headrace.notebook.result import Result
 from headrace.report import UnreachableError
+from tests.fake_process import fake_engine
 
 ROOT = Path(__file__).parents[3]
 LLAMA = "hf:meta-llama/Meta-Llama-3.1-8B"
@@ -167,14 +168,8 @@ def test_the_history_that_is_kept_here_says_when_there_is_none(tmp_path: Path, m
 @pytest.fixture
 def engine() -> Iterator[str]:
     """The address of a fake engine: a process of its own, for the calls under test hold the loop that they are in."""
-    command = [sys.executable, "-m", "headrace.testing.engine", "--port", "0", "--slots", "4", "--tokens", "8"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout
-    line = next(line for line in process.stdout if "http://" in line)
-    yield "http://" + line.partition("http://")[2].strip()
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with fake_engine("--slots", "4", "--tokens", "8") as address:
+        yield address
 
 
 async def test_a_bench_works_inside_a_running_loop(engine: str) -> None:
@@ -210,3 +205,22 @@ def test_a_bench_inside_a_running_loop_that_is_interrupted_tells_what_was_measur
         signal.signal(signal.SIGINT, before)
     assert result.value.interrupted
     assert result.value.stages[0].ok > 0
+
+
+def test_what_keeps_the_limit_at_least_cost_is_suggested(trace: Path) -> None:
+    fleet = Fleet.from_models({"chat": LLAMA}, offline=True)
+    found = fleet.suggest(trace, replica=REPLICA, cold_start="1s", replicas="1..4", times=2)
+    assert found.value.meets
+    assert found.rows[0]["replicas"] == f"{found.value.policy.least}..4"
+    assert f"scale: {{queue: {found.rows[0]['queue']}" in found.text
+    with pytest.raises(UsageError, match="--times: 0"):
+        fleet.suggest(trace, replica=REPLICA, times=0)
+
+
+def test_a_bench_takes_what_the_command_takes(engine: str, trace: Path) -> None:
+    result = Fleet(url=engine).bench(
+        trace=trace, speed=50, lengths=trace, context=512, slo="ttft=20s", share=0.9, api="completions"
+    )
+    stage = result.value.stages[0]
+    assert (stage.label, stage.requests, stage.ok) == ("trace × 50", 100, 100)
+    assert result.rows[0]["goodput"] == 1.0

@@ -125,6 +125,61 @@ def test_what_a_card_has_left_is_cache() -> None:
     )
 
 
+TURNS = {"share": "swap", "engine": "vllm"}
+
+
+def test_models_that_sleep_take_turns_where_there_is_no_room_for_all_of_them() -> None:
+    made = planned({"llama-a": TURNS, "llama-b": TURNS, "tiny": {}}, cards(1, "RTX-4090"))
+    assert where(made) == {"llama-a": [("GPU-0",)], "llama-b": [("GPU-0",)], "tiny": [("GPU-0",)]}
+    taken = {one.model: one.devices["GPU-0"] for one in placements(made)}
+    room = made.cards[0].free_bytes * UTILIZATION
+    assert taken["llama-a"] + taken["tiny"] <= room < taken["llama-a"] + taken["llama-b"] + taken["tiny"]
+    said = {model.name: [d.value for d in model.decisions if d.subject == "GPU turns"] for model in made.models}
+    assert said == {"llama-a": ["llama-b"], "llama-b": ["llama-a"], "tiny": []}
+
+
+def test_with_room_for_each_nobody_takes_turns() -> None:
+    made = planned({"llama-a": TURNS, "llama-b": TURNS}, cards(2, "RTX-4090"))
+    assert sorted(where(made).values()) == [[("GPU-0",)], [("GPU-1",)]]
+    assert "GPU turns" not in [d.subject for model in made.models for d in model.decisions]
+
+
+def test_whatever_else_is_awake_one_that_sleeps_in_place_leaves_its_cards_to_the_others() -> None:
+    """What its process keeps of them was left out of the others' caches."""
+    made = planned(dict.fromkeys(("llama-a", "llama-b", "llama-c"), TURNS), cards(1, "RTX-4090"))
+    one, *others = placements(made)
+    assert [bed.level for bed in one.beds] == [1, 2]
+    kept, thrown = one.beds
+    assert (kept.memory_bytes - thrown.memory_bytes, thrown.memory_bytes) == (LLAMA_8B.weight_bytes, HOST_BYTES)
+    asleep = sum(other.beds[0].devices["GPU-0"] for other in others)
+    assert one.devices["GPU-0"] + asleep <= made.cards[0].free_bytes
+
+
+@pytest.mark.parametrize(
+    ("keys", "levels"),
+    [
+        # one that never sleeps needs no bed
+        ({}, []),
+        # the file says no
+        ({"share": "swap", "engine": {"vllm": {"sleep": False}}}, []),
+        # weights that vLLM made smaller are kept, for they cannot be read again so
+        ({"share": "swap", "quantization": "fp8"}, [1]),
+    ],
+)
+def test_who_can_sleep_in_place(keys: dict[str, Any], levels: list[int]) -> None:
+    (one,) = placements(planned({"tiny": keys}, cards(1, "L4")))
+    assert [bed.level for bed in one.beds] == levels
+
+
+def test_dev_mode_is_on_for_those_that_sleep_in_place_and_only_behind_a_socket() -> None:
+    (one,) = placements(planned({"tiny": TURNS}, cards(1, "L4")))
+    inside, outside = vllm.launch(one, "unix:/x.sock"), vllm.launch(one, "http://127.0.0.1:9000")
+    assert ("--enable-sleep-mode" in inside.argv, inside.environment["VLLM_SERVER_DEV_MODE"]) == (True, "1")
+    assert ("--enable-sleep-mode" in outside.argv, outside.environment["VLLM_SERVER_DEV_MODE"]) == (False, None)
+    awake = vllm.launch(replace(one, beds=()), "unix:/x.sock")
+    assert ("--enable-sleep-mode" in awake.argv, awake.environment["VLLM_SERVER_DEV_MODE"]) == (False, None)
+
+
 def test_vllm_is_told_the_cards_and_absolute_sizes() -> None:
     (one,) = placements(planned({"qwen": {}}, cards(2, "A100-80GB", 60.0, 60.0)))
     launch = vllm.launch(one, "unix:/x.sock")
@@ -157,11 +212,11 @@ def test_a_mig_instance_is_given_by_its_uuid_and_sized_by_its_memory() -> None:
         ({"llama": {"tensor_parallel": 4}}, cards(2, "L4"), "tensor_parallel 4 takes as many GPUs, and there are 2"),
         ({"llama": {"share": "mig"}}, cards(1, "L4"), "share mig is not done on the GPUs of this machine"),
         ({"llama": {"scale": {"replicas": "0..3"}}}, cards(2, "L4"), "Every replica that there may be keeps its place on a card"),
-        # each fits alone: models that sleep keep their place
+        # who never sleeps leaves no room for the other
         (
-            {"llama-a": {"share": "swap", "engine": "vllm"}, "llama-b": {"share": "swap", "engine": "vllm"}},
+            {"llama-a": {"engine": "vllm"}, "llama-b": {"share": "swap", "engine": "vllm"}},
             cards(1, "RTX-4090"),
-            "models.llama-b: no GPU here can serve it: it finds no place",
+            "models.llama-b: no GPU here can serve it: it",
         ),
         ({"llama": {"engine": "vllm", "context": 200_000}}, cards(1, "H100-80GB"), "made for 131,072 tokens"),
     ],

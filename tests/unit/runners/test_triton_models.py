@@ -73,6 +73,12 @@ def test_text_survives_as_bytes(words):
     assert as_text(there).tolist() == array.tolist()
 
 
+def test_bytes_that_are_no_text_are_the_clients_mistake():
+    with pytest.raises(ValueError, match="not UTF-8") as caught:
+        as_text(np.array([b"fine", b"\xff"], np.object_))
+    assert caught.value.status == 400
+
+
 CLASS = """
 import numpy as np
 class Model:

@@ -1,5 +1,9 @@
 """The small GET: what it brings, and how it fails on servers that misbehave."""
 
+import asyncio
+import socket
+import struct
+
 import pytest
 from canned_server import CannedServer
 
@@ -59,6 +63,21 @@ async def test_a_door_that_is_shut_without_a_word_is_closed(answer, closed):
     async with server(answer) as there:
         found = await health(there.address, "/health", 5.0)
     assert (found.ready, found.closed) == (False, closed)
+
+
+async def test_a_door_that_is_shut_with_a_reset_is_closed():
+    """So it is where the request came before the door was shut, as on a busy machine."""
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        there = writer.get_extra_info("socket")
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    server = await asyncio.start_server(reset, "127.0.0.1", 0)
+    async with server:
+        found = await health(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/health", 5.0)
+    assert (found.ready, found.closed) == (False, True)
 
 
 async def test_silence_ends_in_a_timeout():

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.engines.base import Placement
+from headrace.engines.base import Bed, Placement
 from headrace.facts import catalogue
 from headrace.facts.hardware import Card
 from headrace.plan.base import Plan, PlannedModel
-from headrace.targets.base import Adapt, Drain, Replica, Start, State, Stop
+from headrace.targets.base import Adapt, Drain, Replica, Sleep, Start, State, Stop, Wake
 from headrace.targets.changes import changes, in_memory
 from headrace.traffic import Load
 
@@ -186,3 +186,40 @@ def test_cards_are_memories_of_their_own(wanted, observed, expected):
 def test_a_plan_that_does_not_say_what_its_cards_have_limits_nothing():
     """A trial of `headrace tune` plans one model, and knows no cards."""
     assert kinds(changes(plan(None, on(A, gpu0=7)), [], idle("a"), NOW)) == [(Start, "a-1")]
+
+
+CARD = Card("GPU-a", "0", catalogue.gpus()["L4"], 10)
+NAPS = replace(runs("a", 3), devices={"GPU-a": 8}, beds=(Bed(1, 7, {"GPU-a": 1}), Bed(2, 3, {"GPU-a": 1})))
+OTHER = replace(runs("b", 3), devices={"GPU-a": 9})
+
+
+def sleeping(level=1):
+    return replica(NAPS, state=State.ASLEEP, level=level)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "observed", "level", "expected"),
+    [
+        # drained, and it may sleep: it does
+        ([], [replica(NAPS, state=State.DRAINING)], 1, [(Sleep, "a-1")]),
+        # or may not
+        ([], [replica(NAPS, state=State.DRAINING)], None, [(Stop, "a-1")]),
+        # it sleeps on as long as it may
+        ([], [sleeping()], 1, []),
+        ([], [sleeping()], None, [(Stop, "a-1")]),
+        # wanted again: it wakes, and no other is started
+        ([NAPS], [sleeping()], 1, [(Wake, "a-1")]),
+        ([NAPS], [sleeping()], None, [(Wake, "a-1")]),
+        # not before there is room on its GPU
+        ([NAPS], [sleeping(), replica(OTHER, state=State.STOPPED)], 1, []),
+        # another one starts beside what is kept of the GPU
+        ([OTHER], [sleeping()], 1, [(Start, "b-1")]),
+        # though not while the GPU is still full, nor while weights are on their way to RAM
+        ([OTHER], [replica(NAPS, state=State.DRAINING, level=1)], 1, [(Sleep, "a-1")]),
+    ],
+)
+def test_replicas_that_sleep_in_place(wanted, observed, level, expected):
+    models = {"a": [], "b": []} | {one.model: [one] for one in wanted}
+    made = Plan(tuple(PlannedModel(name, "generate", None, tuple(each), 2, ()) for name, each in models.items()), 10, (CARD,))
+    found = changes(made, observed, idle("a", "b"), NOW, rests=lambda replica: level)
+    assert kinds(found) == expected

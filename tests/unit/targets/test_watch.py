@@ -126,6 +126,7 @@ async def test_what_was_heard_stays_while_the_server_is_lost_and_is_put_right_af
     world.server.set(endpoint_slice("s", "chat", [ONE]))
     world.start()
     await world.knows("chat-1")
+    await eventually(lambda: world.server.watches == 1, "it watches")
     await world.server.close()
     await eventually(lambda: world.watch.trouble != "", "it notices")
     world.server.remove("s")

@@ -53,13 +53,35 @@ def test_each_is_asked_from_where_it_was_heard_and_all_is_put_together() -> None
     first = asks.ask(snapshot)
     assert [one.status for one in first.finished] == [200, 500, 200]
     assert (first.trial, first.lost, first.silent, len(first.told)) == ({"new"}, 2, "", 2)
-    method, path, params, headers = cluster.asked[0]
+    method, path, params, headers = min(cluster.asked)  # they are asked at once
     assert (method, path) == ("GET", "/api/v1/namespaces/ai/pods/one:8080/proxy/admin/trials")  # no names of ports there
     assert params == {"model": "org/chat", "after": 0, "id": ""}
     assert headers == {"X-Api-Key": "secret"}  # Authorization is the API server's, which takes it away
     cluster.answers["two"] = said("b", 1, lost=3)
     assert asks.ask(snapshot).lost == 1
-    assert [params["after"] for _, _, params, _ in cluster.asked[2:]] == [2, 1]
+    assert {path.split("/")[6]: params["after"] for _, path, params, _ in cluster.asked[2:]} == {"one:8080": 2, "two:8000": 1}
+
+
+def test_what_still_goes_where_is_known_of_all_of_them() -> None:
+    cluster = Cluster(one=said("a", 0, running=[2, 1]), two=said("b", 0, running=[0, 3], share=0.0))
+    asks, snapshot = gateways(cluster), Snapshot(pods=(pod("one"), pod("two")))
+    news = asks.ask(snapshot)
+    assert (news.runs("chat"), news.runs("chat-b")) == (2, 4)
+    assert not news.left("chat-b")  # the first one deals it a tenth
+    cluster.answers["one"] = said("a", 0, share=0.0, running=[2, 1])
+    assert asks.ask(snapshot).left("chat-b")
+    cluster.answers["two"] = said("b", 0, service="chat", trial="", share=0.0)  # its file has none on trial any more
+    assert asks.ask(snapshot).left("chat-b")
+    cluster.answers["two"] = ClusterError("it is away")
+    assert not asks.ask(snapshot).left("chat-b")
+    cluster.answers |= {"one": said("a", 0, share=1.0), "two": said("b", 0, service="chat-b", trial="")}
+    assert asks.ask(snapshot).left("chat")
+
+
+def test_whoever_goes_back_watches_no_more() -> None:
+    cluster = Cluster(one=said("a", 0))
+    gateways(cluster).ask(Snapshot(pods=(pod("one"),)), watch=False)
+    assert cluster.asked[0][2]["watch"] == "no"
 
 
 def test_one_that_began_anew_counts_anew() -> None:

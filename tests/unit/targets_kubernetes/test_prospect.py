@@ -10,12 +10,13 @@ from kube_server import KubeServer, kube_server
 from kube_store import KubeStore
 
 from headrace.cli import main
-from headrace.cluster_graduation.prospect import File, Prospect, prospect
+from headrace.cluster_graduation.prospect import File, Prospect, check, prospect
 from headrace.control.graduation import Aim
 from headrace.errors import UsageError
 from headrace.rendering import Wish
 from headrace.spec.load import load, loads
 from headrace.targets.kubernetes.client import connect
+from headrace.targets.kubernetes.refusals import ClusterError
 from headrace.terminal import Terminal
 from headrace.weights.source import parse
 
@@ -80,6 +81,24 @@ def test_after_it_apply_renders_just_that(cluster: KubeServer) -> None:
     assert then.models["chat"].context == 4096
     again = moved(File(file.path, file.spec), Aim("chat", "vllm", context=4096))
     assert again.text == file.text  # written twice it is as written once
+
+
+def test_a_preset_that_runs_so_already_is_no_move(cluster: KubeServer) -> None:
+    with pytest.raises(UsageError, match="chat runs so already, as chat"):
+        moved(applied(), Aim("chat", "kaito"))
+    assert moved(applied(), Aim("chat", "kaito", context=4096)).new == "chat-b"
+
+
+def test_whoever_may_not_take_the_old_side_away_is_told_before_anything_begins(cluster: KubeServer) -> None:
+    """Its kinds are others than those of the new side: here KAITO's."""
+    found = moved(applied(), Aim("chat", "vllm"))
+    assert isinstance(cluster.answer, KubeStore)
+    cluster.answer.denied = ("inferencesets",)
+    with (
+        connect() as api,
+        pytest.raises(ClusterError, match=r"You may not, in the namespace ai: delete inferencesets\.kaito\.sh"),
+    ):
+        check(api, found, "ai", Terminal())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from headrace.spec.gateway_file import read as read_gateway_file
 from headrace.targets.kubernetes import sides
 from headrace.targets.kubernetes.order import Ref
 from headrace.targets.kubernetes.refusals import ClusterError
+from headrace.targets.kubernetes.snapshot import Snapshot, View
 
 BEFORE = {"service": "chat", "slots": 4, "replicas": [1, 3], "task": "generate"}
 AFTER = {"service": "chat-b", "slots": 32, "replicas": [1, 3], "task": "generate"}
@@ -95,6 +96,30 @@ def test_kaito_s_scaler_is_not_told_of_a_side_on_trial() -> None:
     (counted,) = sides.counted([made], 1)
     assert counted["metadata"]["annotations"] == {"mine": "kept"}
     assert counted["spec"] == {"replicas": 1}
+
+
+def test_a_workspace_is_one_replica_and_no_more() -> None:
+    workspace = labelled("Workspace", "chat-b-workspace", "chat-b", inference={})
+    assert sides.counted([workspace], 3) == [workspace]
+    assert not sides.countable([workspace, labelled("Service", "chat-b", "chat-b", spec={})])
+    assert sides.countable([labelled("InferenceSet", "chat-b", "chat-b", spec={})])
+
+
+@pytest.mark.parametrize(
+    ("labels", "whose"),
+    [
+        ({"inferenceset.kaito.sh/created-by": "chat", "kaito.sh/workspace": "chat-0"}, "chat"),
+        ({"kaito.sh/workspace": "chat-workspace"}, "chat"),
+        ({"inferenceset.kaito.sh/created-by": "chat-b", "kaito.sh/workspace": "chat-b-0"}, "chat-b"),
+        ({"kaito.sh/workspace": "chat-b-workspace"}, "chat-b"),
+        ({"kaito.sh/workspace": "other"}, ""),
+    ],
+)
+def test_kaito_s_pods_are_known_when_what_made_them_is_gone(labels: dict[str, str], whose: str) -> None:
+    """It waits for none of them, and what is reached through the rest of a side is not to go before they have."""
+    pod = {"kind": "Pod", "metadata": {"name": "x", "labels": labels}}
+    found = [name for name in ("chat", "chat-b") if View(name, Snapshot(pods=(pod,))).mine(pod)]
+    assert found == ([whose] if whose else [])
 
 
 def test_what_runs_goes_first_weights_stay_and_others_are_not_touched() -> None:

@@ -54,6 +54,30 @@ def test_a_gateway_that_starts_anew_gives_no_negative_rates() -> None:
     assert watched.seen(6, status(0, 20, []), [], None).models[0].tokens_out_rate == 10.0
 
 
+def test_a_curve_begins_with_what_was_recorded() -> None:
+    watched = Watched("u")
+    watched.seen(1000, status(0, 0, []), [], None)
+    watched.seen(1001, status(0, 7, []), [], None)
+    # Rows of five seconds with 10 tokens/s; before 900 nobody watched, and what is later than the looks is not taken.
+    times = [700.0, 702.0, *range(900, 1100, 5)]
+    watched.before(1001, "chat", times, [50.0, None, *[10.0] * 40])
+    curve = watched.seen(1002, status(0, 14, []), [], None).models[0].curve
+    assert len(curve) == 300
+    assert curve[-2:] == (7.0, 7.0), "the looks' own"
+    assert curve[-80:-2] == (10.0,) * 78
+    assert curve[-200:-130] == (0.0,) * 70
+    for second in range(1003, 1400):
+        curve = watched.seen(second, status(0, 14 + 7 * (second - 1002), []), [], None).models[0].curve
+    assert curve == (7.0,) * 300, "what is old goes"
+
+
+def test_a_curve_without_a_history_begins_with_the_looks() -> None:
+    watched = Watched("u")
+    watched.before(1000, "chat", [], [])
+    watched.seen(1000, status(0, 0, []), [], None)
+    assert watched.seen(1001, status(0, 7, []), [], None).models[0].curve == (7.0,)
+
+
 def test_what_was_known_stays_while_the_gateway_is_away() -> None:
     watched = Watched("u")
     watched.seen(10, status(0, 0, []), [{"ago_seconds": 3, "decision": "more"}], [KEY])

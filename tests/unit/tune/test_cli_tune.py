@@ -134,10 +134,30 @@ def test_a_lock_is_replaced_only_when_that_is_agreed_to(
 def test_a_noisy_machine_is_refused_with_its_numbers_and_may_be_forced() -> None:
     noisy = Quiet(2, 1.7, 0.2, 9, 0.5)
     with pytest.raises(tuning.NoisyError, match=r"others use 1\.70 of 2 cores") as caught:
-        tuning._remarks(noisy, Wish(), beside=False)
+        tuning._remarks(noisy, Wish(), {}, 0)
     assert "--force" in str(caught.value)
-    assert any("Forced on a noisy machine" in said for said in tuning._remarks(noisy, Wish(force=True), beside=True))
-    assert len(tuning._remarks(Quiet(2, 0.0, 0.0, 0, 0.0), Wish(), beside=False)) == 1
+    assert any("Forced on a noisy machine" in said for said in tuning._remarks(noisy, Wish(force=True), {}, 0))
+
+
+QUIET = Quiet(2, 0.0, 0.0, 0, 0.0)
+
+
+def test_what_runs_beside_is_named_with_its_memory_and_what_is_left() -> None:
+    assert len(tuning._remarks(QUIET, Wish(), {}, 4 << 30)) == 1
+    there = {"chat": 1 << 30, "embed": 200 << 20}
+    said = tuning._remarks(QUIET, Wish(), there, 4 << 30)[-1]
+    assert "chat (1 GiB), embed (200 MiB)" in said
+    assert "4 GiB are left to try in" in said
+    assert "--instead" in said
+    assert "--instead" not in tuning._remarks(QUIET, Wish(instead=True), {"embed": 1}, 4 << 30)[-1]  # which was said already
+
+
+def test_the_plan_has_the_memory_of_all_models_of_the_file_that_run_and_of_no_others() -> None:
+    spec = loads("models: {chat: {source: 'pypi:x'}, embed: {source: 'pypi:y'}}")
+    machine = replace(MACHINE, memory_bytes=8 << 30, memory_free_bytes=4 << 30)
+    found = tuning._emptied(machine, spec, {"chat": 1 << 30, "embed": 1 << 30, "of another file": 1 << 30})
+    assert found.memory_free_bytes == 6 << 30
+    assert tuning._emptied(machine, spec, {"chat": 9 << 30}).memory_free_bytes == 8 << 30  # never more than there is
 
 
 def test_without_a_file_the_winner_is_said() -> None:

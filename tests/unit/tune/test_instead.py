@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from headrace.errors import HeadraceError, UsageError
-from headrace.tune.instead import restore, running, stopped, taken_bytes
+from headrace.tune.instead import restore, running, served, stopped, taken_bytes
 from headrace.tune.store import Stopped
 
 
@@ -31,7 +31,7 @@ class Gateway:
                 fields = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
                 assert (self.path, fields["model"]) == ("/admin/wanted", ["chat"])
                 if gateway.refuses:
-                    self._reply(400, {"error": {"message": "not now"}})
+                    self._reply(400, {"error": {"message": "not now", "source": "gateway"}})
                 else:
                     gateway.wants += fields["want"]
                     self._reply(200, {})
@@ -65,7 +65,7 @@ def gateway() -> Iterator[Gateway]:
 @pytest.mark.parametrize("end", [None, KeyboardInterrupt, HeadraceError])
 def test_it_is_given_back_however_the_tune_ends(gateway: Gateway, tmp_path: Path, end: type[BaseException] | None) -> None:
     kept = Stopped(tmp_path)
-    assert taken_bytes(running(gateway.url, "chat")) == 500
+    assert taken_bytes(served(gateway.url)) == {"chat": 500}
 
     def tune() -> None:
         with stopped(gateway.url, "chat", kept, lambda said: None):

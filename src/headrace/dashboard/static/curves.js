@@ -3,17 +3,30 @@
 
 (() => {
   const REFRESH = 30000;
+  const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000];
   const CURVES = {
-    queue: [["waiting", "waiting"], ["in flight", "running"]],
-    replicas: [["ready", "ready", true], ["wanted", "wanted", true]],
-    rate: [["out", "rate_out"], ["in", "rate_in"]],
-    latency: [["first token (ms)", "ttft", false, 1000], ["per output token (ms)", "tpot", false, 1000]],
+    queue: { parts: [["waiting", "waiting"], ["in flight", "running"]], whole: true },
+    replicas: { parts: [["ready", "ready", true], ["wanted", "wanted", true]], whole: true },
+    rate: { parts: [["out", "rate_out"], ["in", "rate_in"]] },
+    latency: { parts: [["first token", "ttft"], ["per output token", "tpot"]], say: seconds, least: 0.001 },
   };
   const shown = document.getElementById("shown");
   let span = "1h", plots = [], last = null, timer = 0, asked = 0;
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const figure = (value) => (value === null ? "–" : value >= 100 ? Math.round(value).toLocaleString() : Number(value.toPrecision(2)).toString());
+
+  function seconds(value) {
+    if (!value) return value === null ? "–" : "0";
+    return value < 0.9995 ? figure(value * 1000) + " ms" : figure(value) + " s";
+  }
+
+  // As the browser's language has it, like the times of decisions.
+  function times(_, all) {
+    const long = last.until - last.since > 2 * 86400;
+    const style = long ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
+    return all.map((at) => new Date(at * 1000)[long ? "toLocaleDateString" : "toLocaleTimeString"]([], style));
+  }
 
   function marks(decisions) {
     return { hooks: { draw: (plot) => {
@@ -34,29 +47,31 @@
     } } };
   }
 
-  function series([label, column, steps, factor = 1], index) {
+  function series([label, column, steps], index, say) {
     const options = { label, stroke: colour("--curve-" + index), width: 1.5, points: { show: false }, spanGaps: false };
     if (steps) options.paths = uPlot.paths.stepped({ align: 1 });
-    const values = last.columns[column].map((value) => (value === null ? null : value * factor));
-    options.value = (plot, value) => figure(value ?? null);
-    return { options, values };
+    options.value = (plot, value) => say(value ?? null);
+    return { options, values: last.columns[column] };
   }
 
-  function draw(element, parts) {
-    const made = parts.map(series), place = element.querySelector("div");
+  function draw(element, { parts, whole, say = figure, least = 1 }) {
+    const made = parts.map((part, index) => series(part, index, say)), place = element.querySelector("div");
     const axis = { stroke: colour("--faint"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     const plot = new uPlot({
       width: Math.max(200, place.clientWidth), height: 170,
-      series: [{}, ...made.map((one) => one.options)],
-      axes: [{ ...axis, space: 70 }, { ...axis, size: 52, values: (_, all) => all.map((one) => (one === null ? "" : one.toLocaleString())) }],
-      scales: { x: { range: () => [last.since, last.until] }, y: { range: (_, low, high) => [0, Math.max(1, (high ?? 1) * 1.1)] } },
+      series: [{ value: (_, at) => (at === null ? "–" : new Date(at * 1000).toLocaleString()) }, ...made.map((one) => one.options)],
+      axes: [
+        { ...axis, space: 80, size: 30, values: times },
+        { ...axis, size: 56, values: (_, all) => all.map((one) => (say === figure ? one.toLocaleString() : say(one))), ...(whole && { incrs: WHOLE }) },
+      ],
+      scales: { x: { range: () => [last.since, last.until] }, y: { range: (_, low, high) => [0, Math.max(least, (high ?? least) * 1.1)] } },
       cursor: { sync: { key: "headrace" }, drag: { x: false, y: false } },
       legend: { live: true },
       plugins: [marks(last.decisions)],
     }, [last.columns.at, ...made.map((one) => one.values)], place);
     const said = made.map((one) => {
       const known = one.values.filter((value) => value !== null);
-      return one.options.label + (known.length ? " " + figure(known.at(-1)) + " now, " + figure(known.reduce((a, b) => Math.max(a, b))) + " at most" : " unknown");
+      return one.options.label + (known.length ? " " + say(known.at(-1)) + " now, " + say(known.reduce((a, b) => Math.max(a, b))) + " at most" : " unknown");
     }).join("; ");
     const title = element.querySelector("figcaption").firstChild.textContent.trim();
     const canvas = place.querySelector("canvas");

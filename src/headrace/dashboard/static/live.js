@@ -2,7 +2,7 @@
 "use strict";
 
 const live = (() => {
-  const shown = document.getElementById("shown"), link = document.getElementById("link");
+  const shown = document.getElementById("shown"), link = document.getElementById("link"), title = document.title;
   let rows = new Map(), reading = null, changed = 0;
 
   function state(name, text) {
@@ -32,9 +32,11 @@ const live = (() => {
     for (const [cell, text] of Object.entries(cells)) {
       for (const element of row.cells.get(cell) ?? []) {
         if (element.textContent !== text) element.textContent = text;
+        if (cell === "errors" || cell === "failed") element.toggleAttribute("data-bad", !["0", "–"].includes(text));
       }
       if (cell === "phase" || cell === "state") for (const element of row.rows) element.dataset.phase = text;
     }
+    if (!name && "failed" in cells) document.title = (cells.failed === "0" ? "" : `${cells.failed} failed · `) + title;
     return !("replicas" in cells || "state" in cells);
   }
 

@@ -53,7 +53,7 @@
 
   function speed(side, began, first, tokens, said) {
     const parts = [];
-    if (first) parts.push("first token " + Math.round(first - began) + " ms");
+    if (first) parts.push("first token " + (first - began < 999.5 ? Math.round(first - began) + " ms" : ((first - began) / 1000).toFixed(1) + " s"));
     const seconds = (performance.now() - first) / 1000;
     if (tokens > 1 && seconds > 0) parts.push(((tokens - 1) / seconds).toFixed(1) + " tokens/s", tokens + " tokens");
     if (said) parts.push(said);

@@ -70,11 +70,19 @@ def _rows(outputs: Arrays, rows: int) -> Arrays:
     return outputs
 
 
+class NotText(ValueError):
+    """Bytes that are no text: the request is at fault, which `status` says."""
+
+    status = 400
+
+
 def as_text(array: Array) -> Array:
-    """BYTES as text, which is what models take."""
-    return np.array([each.decode() if isinstance(each, bytes) else each for each in array.ravel()], np.object_).reshape(
-        array.shape
-    )
+    """BYTES as text, which is what models take. Raises NotText."""
+    try:
+        text = [each.decode() if isinstance(each, bytes) else each for each in array.ravel()]
+    except UnicodeDecodeError as error:
+        raise NotText(f"an element is not UTF-8: {error.reason} at byte {error.start}") from None
+    return np.array(text, np.object_).reshape(array.shape)
 
 
 def as_bytes(array: Array) -> Array:

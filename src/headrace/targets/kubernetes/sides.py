@@ -73,6 +73,11 @@ def counted(manifests: Iterable[Manifest], replicas: int) -> list[dict[str, Any]
     return [{**each, "spec": {**each["spec"], "replicas": replicas}} if each["kind"] in _COUNTED else each for each in made]
 
 
+def countable(manifests: Iterable[Manifest]) -> bool:
+    """Whether a side may have any number of replicas: a Workspace of KAITO's is one."""
+    return any(each["kind"] in _COUNTED for each in manifests)
+
+
 def running(live: Iterable[Manifest], name: str) -> int:
     """How many replicas a side was last asked for; 0 where it is not there."""
     asked = [(each.get("spec") or {}).get("replicas") or 0 for each in side(live, name) if each["kind"] in _COUNTED]

@@ -8,7 +8,7 @@ from headrace.targets.kubernetes.order import COMPONENT, INSTANCE
 
 Object = Mapping[str, Any]
 
-_KAITO = ("inferenceset.kaito.sh/created-by", "kaito.sh/workspace")
+_SET, _WORKSPACE = "inferenceset.kaito.sh/created-by", "kaito.sh/workspace"
 """Labels by which KAITO says whose its pods are."""
 
 
@@ -76,8 +76,9 @@ class View:
     def mine(self, each: Object) -> bool:
         if _label(each, INSTANCE) == self.name:
             return True
-        maker = name(self.workload) if self.workload else self.name
-        return any(_label(each, label) == maker for label in _KAITO)
+        # A Workspace is called so by us (manifests/kaito.py), and its pods outlive it: KAITO waits for none of them.
+        makers = {self.name, f"{self.name}-workspace", *((name(self.workload),) if self.workload else ())}
+        return _label(each, _SET) == self.name or _label(each, _WORKSPACE) in makers
 
 
 def events(snapshot: Snapshot, about: str, kind: str | None = None) -> list[Object]:

@@ -94,6 +94,7 @@ def _model(load: Workload) -> dict[str, Any]:
         **({"speaks": speaks} if speaks != "openai" else {}),
         **({"folds": True} if engine.folds else {}),
         **({"continues": engine.continues} if engine.continues else {}),
+        **({"caches": engine.caches} if engine.caches != "blocks" else {}),
         **({"template": placement.template} if placement.template else {}),
         **({"also": list(placement.also)} if placement.also else {}),
     }

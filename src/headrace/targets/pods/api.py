@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from headrace.errors import UsageError
+from headrace.spec.addresses import joined
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts a pod's account."""
@@ -44,7 +45,7 @@ class Api:
     account: Path | None = None
 
     def __str__(self) -> str:
-        return f"{'https' if self.account else 'http'}://{self.host}:{self.port}"
+        return f"{'https' if self.account else 'http'}://{joined(self.host, self.port)}"
 
 
 def in_cluster(environment: Mapping[str, str], account: Path = ACCOUNT) -> Api:
@@ -110,8 +111,7 @@ async def _connection(api: Api) -> AsyncIterator[tuple[asyncio.StreamReader, asy
 def _request(api: Api, target: str) -> bytes:
     """The token is read each time: the kubelet replaces it before it expires."""
     token = f"Authorization: Bearer {(api.account / 'token').read_text().strip()}\r\n" if api.account else ""
-    host = f"[{api.host}]" if ":" in api.host else api.host
-    head = f"GET {target} HTTP/1.1\r\nHost: {host}:{api.port}\r\nAccept: application/json\r\nConnection: close\r\n"
+    head = f"GET {target} HTTP/1.1\r\nHost: {joined(api.host, api.port)}\r\nAccept: application/json\r\nConnection: close\r\n"
     return f"{head}User-Agent: headrace-gateway\r\n{token}\r\n".encode("latin-1")
 
 
