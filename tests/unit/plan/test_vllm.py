@@ -211,18 +211,21 @@ def test_terms_are_not_negative_and_add_up(asked: dict[str, Any]) -> None:
 def test_more_memory_never_turns_fits_into_no_fit(asked: dict[str, Any], more: int) -> None:
     """With the batch given: by default vLLM takes a larger one on larger cards, which costs memory and is its own choice."""
     asked |= {"max_num_batched_tokens": 8192}
-    larger = planned(**asked | {"gpu": asked["gpu"] + more})
-    assert larger.fits >= planned(**asked).fits
-    assert larger.cache_bytes >= planned(**asked).cache_bytes
+    smaller, larger = planned(**asked), planned(**asked | {"gpu": asked["gpu"] + more})
+    assert larger.fits >= smaller.fits
+    assert larger.max_concurrency >= smaller.max_concurrency
+    for before, after in zip(smaller.stages or (smaller,), larger.stages or (larger,), strict=True):
+        assert after.cache_bytes >= before.cache_bytes, "of each stage: with more memory another one may be the one that limits"
 
 
 @settings(max_examples=150, deadline=None)
 @given(asked=st.fixed_dictionaries(SETTINGS), more=st.integers(0, 131_072))
 def test_longer_context_never_frees_memory(asked: dict[str, Any], more: int) -> None:
     shorter, longer = planned(**asked), planned(**asked | {"context": asked["context"] + more})
-    assert longer.request_bytes >= shorter.request_bytes
-    assert longer.cache_bytes <= shorter.cache_bytes
     assert longer.max_concurrency <= shorter.max_concurrency
+    for before, after in zip(shorter.stages or (shorter,), longer.stages or (longer,), strict=True):
+        assert after.request_bytes >= before.request_bytes
+        assert after.cache_bytes <= before.cache_bytes
 
 
 @settings(max_examples=150, deadline=None)

@@ -140,8 +140,8 @@ def vllm_memory(
 
 
 def _limiting(each: list[VllmMemory]) -> VllmMemory:
-    """The stage that can promise the fewest requests; all get as many blocks as that one (get_kv_cache_configs)."""
-    limiting = min(each, key=lambda one: one.cache_low_bytes / max(1, one.request_bytes))
+    """The stage that can promise the fewest requests, or lacks most; all get as many blocks as it (get_kv_cache_configs)."""
+    limiting = min(each, key=lambda one: one.cache_low_bytes / (max(1, one.request_bytes) if one.cache_low_bytes > 0 else 1))
     verdicts: tuple[Verdict, ...] = ("does not fit", "tight", "fits")
     return replace(
         limiting,
