@@ -23,12 +23,8 @@ from headrace.targets.kubernetes.client import Api, connect
 SHARED = Path(os.environ.get("HEADRACE_SHARED", Path(__file__).parents[3] / "shared"))
 TOOLS = SHARED / "tools" / "controlplane"
 HOME = Path(os.environ.get("HEADRACE_CONTROLPLANE", Path.home() / ".cache" / "headrace-controlplane"))
-CRDS = (
-    "keda/keda.sh_scaledobjects.yaml",
-    "prometheus-operator/monitoring.coreos.com_podmonitors.yaml",
-    "kaito/kaito.sh_inferencesets.yaml",
-    "kaito/kaito.sh_workspaces.yaml",
-)
+KAITO = ("kaito/kaito.sh_inferencesets.yaml", "kaito/kaito.sh_workspaces.yaml")
+CRDS = ("keda/keda.sh_scaledobjects.yaml", "prometheus-operator/monitoring.coreos.com_podmonitors.yaml", *KAITO)
 SIZE = "Standard_NC24ads_A100_v4"
 """What the GPU nodes say that they are."""
 
@@ -114,7 +110,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
         )
         assert started.returncode == 0, started.stderr
         plane = ControlPlane(run, environment, Kubelet(connect(environment["KUBECONFIG"])))
-        _define(plane)
+        define(plane)
         _make_nodes(plane, folder / "nodes.log")
         plane.kubelet.start()
         stack.callback(plane.kubelet.close)
@@ -141,9 +137,9 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(3)}"
 
 
-def _define(plane: ControlPlane) -> None:
+def define(plane: ControlPlane, crds: Sequence[str] = CRDS) -> None:
     """Kinds of others, made acceptable to 1.20."""
-    files = [str(SHARED / "crds" / each) for each in CRDS]
+    files = [str(SHARED / "crds" / each) for each in crds]
     made = subprocess.run(
         [sys.executable, str(TOOLS / "crd_downlevel.py"), *files], capture_output=True, text=True, check=True, timeout=60
     )

@@ -1,9 +1,11 @@
 """What a cluster does not let happen: what is said, what is written, and that it can be done again."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from control_plane import KAITO, ControlPlane, define
 from user import LLAMA, User
 from webhook import configuration, webhook
 
@@ -30,6 +32,20 @@ def allow(user: User, account: str, rules: list[dict[str, Any]]) -> None:
     user.create(f"{base}/rolebindings", binding)
 
 
+@pytest.fixture
+def without_kaito(plane: ControlPlane, until: Callable[..., Any]) -> Iterator[None]:
+    """A cluster that does not know KAITO's kinds, for as long as the test."""
+    with plane.api() as api:
+        kinds = api.resource("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+        assert kinds
+        for name in ("inferencesets.kaito.sh", "workspaces.kaito.sh"):
+            assert api.delete(kinds, "", name)
+        until(lambda: not any(api.get(kinds, "", name) for name in ("inferencesets.kaito.sh", "workspaces.kaito.sh")))
+    yield
+    define(plane, KAITO)
+
+
+@pytest.mark.usefixtures("without_kaito")
 def test_a_kind_that_is_missing_is_named_with_what_installs_it_and_nothing_is_written(user: User) -> None:
     user.write({"chat": {"source": LLAMA, "replicas": 1}}, target="kaito", scaler="none", secret="hf-token")
     said = user.types("apply")

@@ -293,6 +293,8 @@ class Graduation:
             remark=compared[1] if compared else "",
             answers=self.evidence.answers,
             breach=self.evidence.breach,
+            undecided=self.evidence.undecided,
+            doubt=self.evidence.doubt,
             locked=self._locked,
             abort=self.record.abort,
         )

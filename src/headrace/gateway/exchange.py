@@ -307,7 +307,8 @@ class Exchange:
         self.retries += 1
         if self.trace is not None:
             self.trace.lost()
-        self.model.lost(self.replica)
+        if counts or not reached:  # a connection that the engine closed in time says nothing about the engine
+            self.model.lost(self.replica)
         self.tried |= {self.replica}
         self.model.stats.retries += 1
         now = self._held_since = monotonic()
