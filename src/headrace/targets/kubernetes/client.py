@@ -233,6 +233,8 @@ def _broke(error: Exception) -> bool:
     """Whether it was the connection, and no matter of addresses or certificates."""
     import httpx2
 
+    if isinstance(error, httpx2.ConnectError):  # a handshake that was cut; seen once of a real API server that was busy
+        return "[SSL: " in str(error) and "CERTIFICATE" not in str(error)
     return isinstance(error, httpx2.ReadError | httpx2.RemoteProtocolError | httpx2.WriteError)
 
 
