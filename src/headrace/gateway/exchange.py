@@ -307,8 +307,7 @@ class Exchange:
         self.retries += 1
         if self.trace is not None:
             self.trace.lost()
-        if counts or not reached:  # a connection that the engine closed in time says nothing about the engine
-            self.model.lost(self.replica)
+        self.model.lost(self.replica)  # of a stale connection as well: an engine that dies looks like that
         self.tried |= {self.replica}
         self.model.stats.retries += 1
         now = self._held_since = monotonic()
