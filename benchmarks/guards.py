@@ -11,7 +11,7 @@ import json
 import random
 from dataclasses import asdict, dataclass
 
-from headrace.control.graduation import Rules, Seen, Standing, step
+from headrace.control.graduation import Rules, Seen, Standing, judged, step
 from headrace.control.guards import Evidence
 from headrace.traffic import Finished
 
@@ -107,13 +107,7 @@ def graduation(case: Case, seed: int, rules: Rules) -> End:
         finished = traffic.second(standing.share(rules), now)
         answers += sum(one.replica == NEW for one in finished)
         evidence.see(finished, {NEW}, 0, now, shifting=True)
-        seen = Seen(
-            new_ready=1,
-            answers=evidence.answers,
-            breach=evidence.breach,
-            undecided=evidence.undecided,
-            doubt=evidence.doubt,
-        )
+        seen = judged(Seen(new_ready=1), evidence)
         before, standing = standing, step(standing, seen, rules, now)
         if standing is not before:
             evidence.next_step(alone=standing.share(rules) >= 1)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from headrace.errors import UsageError
-from headrace.spec.addresses import host_port
+from headrace.spec.addresses import LOOPBACK, host_port
 from headrace.terminal import Terminal
 
 T = TypeVar("T")
@@ -17,7 +17,6 @@ LONGEST_ANSWER = 600.0
 """Seconds that a replica which is not needed any more, or a gateway whose place another one took, stays for what it answers:
 nobody is in a hurry to cut an answer off.
 """
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _OTHER_FILES = 64
 _MOST_FILES = 1_000_000
 
@@ -40,7 +39,7 @@ def guarded(listen: str, way: str, *, keys: bool, insecure: bool) -> tuple[str, 
         host, port = host_port(listen)
     except ValueError as error:
         raise UsageError(f"--listen: {error}") from None
-    if host not in _LOOPBACK and not insecure and not keys:
+    if host not in LOOPBACK and not insecure and not keys:
         raise UsageError(
             f"The gateway should listen on {listen}: anybody who reaches it could use the models, for there are no keys.", way
         )

@@ -22,13 +22,11 @@ from headrace.plan.here import Here
 from headrace.plan.plan import plan
 from headrace.prepare import gathered, here, in_thread, obey_lock, this_machine
 from headrace.spec.model import ModelSpec, Spec
-from headrace.targets.base import Replica, State
+from headrace.targets.base import IN_MEMORY, Replica
 from headrace.terminal import Terminal
 from headrace.units import show_bytes
 from headrace.weights.cache import default_root
 from headrace.weights.source import parse
-
-_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING, State.ASLEEP)
 
 
 def graduations(
@@ -209,7 +207,7 @@ def _fits(aim: Aim, new: PlannedModel, now: Placement, present: Plan, replicas: 
         raise PlanError(f"{aim.model} cannot be served by {aim.to}: {new.refused}.")
     if placements[0] == now:
         raise UsageError(f"{aim.model} runs on {aim.to} already, in the same way.")
-    runs = [one.placement for one in replicas if one.state in _IN_MEMORY and isinstance(one.placement, Placement)]
+    runs = [one.placement for one in replicas if one.state in IN_MEMORY and isinstance(one.placement, Placement)]
     count = max(1, sum(one.model == aim.model for one in runs)) if new.scale else len(placements)
     if all(one.model != aim.model for one in runs):
         runs = [*runs, now]  # it sleeps, and is woken to be compared with

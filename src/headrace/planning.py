@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from headrace.spec.model import ModelSpec, Spec
 from headrace.terminal import Terminal
 from headrace.units import show_bytes
 from headrace.weights.cache import Cache
-from headrace.weights.model import Weights
+from headrace.weights.model import Progress, Report, Weights
 from headrace.weights.remote import describe
 from headrace.weights.source import Source, parse
 from headrace.weights.store import free_bytes
@@ -191,22 +192,36 @@ def _looked_up(
     source: Source, cache: Cache, ways: Sequence[tuple[str, ...]], terminal: Terminal, *, offline: bool
 ) -> Weights | ModelFacts:
     """From the cache, else from the headers of what is elsewhere, else (a known model, and no network) from the catalogue."""
-    report, formats = reporting(terminal), tuple(format for way in ways for format in way)
-    for way in ways if source.kind != "file" else (formats,):
-        try:
-            return cache.fetch(source, report, formats=way, offline=True)
-        except WeightsError:
-            if source.kind == "file":
-                raise
+    report = reporting(terminal)
+    if found := _in_cache(source, cache, ways, report):
+        return found
     try:
         if offline:
             raise WeightsError(f"{source} is not in the cache, and fetching is off.")
-        return describe(source, os.environ, report, formats=formats)
+        return describe(source, os.environ, report, formats=_all(ways))
     except WeightsError:
         known = catalogue.known_model(source.location) if source.kind == "hf" else None
         if known is None:
             raise
         return known
+
+
+def _in_cache(source: Source, cache: Cache, ways: Sequence[tuple[str, ...]], report: Report) -> Weights | None:
+    """What is on this machine, in the first of the ways that it is here in. Raises WeightsError for the user's own files."""
+    if source.kind == "file":
+        return cache.fetch(source, report, formats=_all(ways), offline=True)
+    for way in ways:
+        with suppress(WeightsError):
+            return cache.fetch(source, report, formats=way, offline=True)
+    return None
+
+
+def _all(ways: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(format for way in ways for format in way)
+
+
+def _silent(progress: Progress) -> None:
+    """Nobody is told."""
 
 
 def _plan_data(made: Plan) -> dict[str, object]:
@@ -259,13 +274,6 @@ def link_weights(link: Path, path: str, terminal: Terminal) -> None:
 
 def _size(source: Source, cache: Cache, ways: Sequence[tuple[str, ...]]) -> int:
     """The bytes that fetching would bring; 0 for what is here."""
-    formats = tuple(format for way in ways for format in way)
-    for way in ways if source.kind != "file" else (formats,):
-        try:
-            cache.fetch(source, lambda progress: None, formats=way, offline=True)
-        except WeightsError:
-            if source.kind == "file":
-                raise
-        else:
-            return 0
-    return sum(file.size for file in describe(source, os.environ, lambda progress: None, formats=formats).files)
+    if _in_cache(source, cache, ways, _silent):
+        return 0
+    return sum(file.size for file in describe(source, os.environ, _silent, formats=_all(ways)).files)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from headrace import __version__
 from headrace.artifacts import artifacts, data_ways, fetched_artifact
+from headrace.control.recording import in_cache
 from headrace.engines import engines
 from headrace.engines.base import Installed
 from headrace.environments import installed
@@ -201,7 +202,7 @@ def starts_of(spec: Spec) -> Starts:
 
 def history_of(spec: Spec) -> Path:
     """The file with what happened on this machine."""
-    return Path(spec.weights.cache or default_root(), "history", "history.db")
+    return in_cache(spec.weights.cache or default_root())
 
 
 def obey_lock(

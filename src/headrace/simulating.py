@@ -31,7 +31,7 @@ from headrace.simulate.suggest import Suggestion, suggest
 from headrace.simulate.traces import Trace, read, times
 from headrace.spec.model import ModelSpec, Spec
 from headrace.terminal import Terminal
-from headrace.units import parse_duration, parse_range, show_duration
+from headrace.units import asked_duration, parse_range, show_duration
 
 DEFAULT_POLICIES = ("headrace", "keda-rendered", "keda", "kpa", "clairvoyant")
 _LIMIT_SECONDS = 2.0
@@ -155,11 +155,11 @@ def _case(spec: Spec | None, name: str, model: ModelSpec | None, trace: Trace, w
     known, cold, usd = _known(spec, name, model, trace, wish, terminal)
     scale = model.scale if model else None
     least, most = _range(wish, model)
-    cold = _duration("--cold-start", wish.cold_start) if wish.cold_start else cold
+    cold = asked_duration("--cold-start", wish.cold_start) if wish.cold_start else cold
     policy = Policy(least, most, known.rates.slots, cold_start_seconds=cold)
     if scale is not None:
         policy = replace(policy, queue=scale.queue, idle_seconds=scale.idle)
-    limit = _duration("--limit", wish.limit) if wish.limit else (model.for_.ttft if model else None) or _LIMIT_SECONDS
+    limit = asked_duration("--limit", wish.limit) if wish.limit else (model.for_.ttft if model else None) or _LIMIT_SECONDS
     setting = Setting(
         known.rates,
         cold,
@@ -249,13 +249,6 @@ def _range(wish: Wish, model: ModelSpec | None) -> tuple[int, int]:
         except ValueError as error:
             raise UsageError(f"--replicas: {error}") from None
     return (model.scale.replicas if model else None) or (0, 8)
-
-
-def _duration(option: str, text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
 
 
 def _outcomes(case: _Case, trace: Trace, wish: Wish, terminal: Terminal) -> list[Outcome]:

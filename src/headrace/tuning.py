@@ -23,6 +23,7 @@ from headrace.facts.model import of
 from headrace.plan import lock as locks
 from headrace.plan.here import Here
 from headrace.prepare import cache_of, gathered, here, history_of, keep_lock, obey_lock, reporting, this_machine
+from headrace.spec.addresses import GATEWAY
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
 from headrace.tune import mix as mixes
@@ -54,7 +55,7 @@ class Wish:
     weights: tuple[str, ...] = ()
     lossy: bool = False
     instead: bool = False
-    url: str = "http://127.0.0.1:8000"
+    url: str = GATEWAY
     force: bool = False
     fresh: bool = False
     offline: bool = False

@@ -7,6 +7,8 @@ Durations: `500ms`, `60s`, `10m`, `1h30m`, `7d`. Counts of tokens: `50`, and `8k
 import math
 import re
 
+from headrace.errors import UsageError
+
 SIZE_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*(?:[kKmMgGtT]i?)?[bB]?"
 COST_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*USD\s*/\s*h"
 COUNT_PATTERN = r"[0-9]+(?:\.[0-9]+)?\s*[kKmM]?"
@@ -58,6 +60,14 @@ def parse_cost(text: str) -> float:
     if not _COST.fullmatch(text.strip()) or len(text) > _LONGEST_NUMBER:
         raise ValueError(f'"{_short(text)}" is not a price in US dollars per hour; write 3.67 USD/h')
     return float(text.partition("USD")[0])
+
+
+def asked_duration(option: str, text: str) -> float:
+    """Seconds of the duration that an option was given. Raises UsageError."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def parse_range(text: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from headrace.advice.known import Known, Setup, argument
 from headrace.advice.prometheus import Prometheus
 from headrace.advice.series import Page, Told, told
 from headrace.advice.signals import signals
+from headrace.control.recording import in_cache
 from headrace.errors import HeadraceError, ModelError, UsageError, WeightsError
 from headrace.facts.model import ModelFacts
 from headrace.planning import facts_of, without
@@ -42,7 +43,7 @@ class Here:
     def history(self) -> Path:
         """What it records into, as its file says."""
         spec, _ = _served(self.status)
-        return self.recording or (history_of(spec) if spec else Path(default_root(), "history", "history.db"))
+        return self.recording or (history_of(spec) if spec else in_cache(default_root()))
 
 
 def window(gateway: Here, until: float) -> float:

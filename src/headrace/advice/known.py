@@ -11,6 +11,7 @@ import yaml
 from headrace.facts import catalogue
 from headrace.importing.base import NotImported
 from headrace.importing.convert import File, convert
+from headrace.spec.file import USUAL
 from headrace.spec.load import loads
 from headrace.spec.model import ModelSpec, Spec
 from headrace.targets.kubernetes.client import Api
@@ -96,7 +97,7 @@ def of_file(spec: Spec, file: str = "") -> Setup:
 
 def argument(file: str) -> str:
     """How a command names a file: not at all where it finds it by itself."""
-    return "" if not file or Path(file).absolute() == Path("headrace.yaml").absolute() else f" {shlex.quote(file)}"
+    return "" if not file or Path(file).absolute() == Path(USUAL).absolute() else f" {shlex.quote(file)}"
 
 
 def of_cluster(api: Api, namespace: str) -> Setup:

@@ -18,6 +18,7 @@ from typing import Any
 from headrace.advice.metric_names import CLUSTER, ENGINES, GATEWAY, SLOTS, STATE, WANTED
 from headrace.advice.series import Page, Series
 from headrace.errors import HeadraceError, UsageError
+from headrace.spec.addresses import LOOPBACK
 
 TOKEN = "PROMETHEUS_TOKEN"
 MOST_LOOKS = 240
@@ -25,7 +26,6 @@ LEAST_STEP_SECONDS = 15.0
 """Of Prometheus operators' usual scrapes: looks between two scrapes see nothing new."""
 LARGEST_BYTES = 64_000_000
 _SECONDS = 30.0
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -43,7 +43,7 @@ class Prometheus:
             raise UsageError(f"{self.url} is no address of a Prometheus.", "Write http://127.0.0.1:9090 or https://….")
         if parts.username or parts.password:
             raise UsageError("The address holds a password, which others can read in the list of processes.", f"Use {TOKEN}.")
-        if self.token and parts.scheme == "http" and parts.hostname not in _LOCAL:
+        if self.token and parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise UsageError(f"{TOKEN} is not sent to {parts.hostname} without TLS.", "Write https://, or kubectl port-forward.")
         if self.namespace is not None and not _NAMESPACE.fullmatch(self.namespace):
             raise UsageError(f'"{self.namespace}" is no namespace.')

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import UsageError
+from headrace.spec.file import USUAL, lock_of, usual
 
 if TYPE_CHECKING:
     from headrace.clusters import Which
@@ -16,7 +17,6 @@ SpecOf = Callable[[argparse.Namespace], "Spec"]
 """The spec that a command line names."""
 
 
-_DEFAULT_FILE = "headrace.yaml"
 _LONGEST_WAIT = "30m"
 
 
@@ -74,8 +74,8 @@ def logs(options: argparse.Namespace, spec: "Spec") -> dict[str, list[str]]:
 
 def _spec(options: argparse.Namespace, spec: SpecOf) -> "Spec":
     """Unlike `serve`, never a demo: what is named here is changed or removed elsewhere."""
-    if not options.what and not Path(_DEFAULT_FILE).is_file():
-        raise UsageError(f"There is no {_DEFAULT_FILE} here.", "Name a file; headrace init writes one.")
+    if not options.what and not usual():
+        raise UsageError(f"There is no {USUAL} here.", "Name a file; headrace init writes one.")
     return spec(options)
 
 
@@ -225,15 +225,14 @@ def _unserved(options: argparse.Namespace, file: str | None, spec: SpecOf, error
     from contextlib import suppress
     from urllib.parse import urlsplit
 
-    from headrace.cli.entry import lock_of
     from headrace.in_the_way import why_text
     from headrace.report import UnreachableError, get
-    from headrace.spec.addresses import GATEWAY
+    from headrace.spec.addresses import GATEWAY, LOOPBACK
     from headrace.terminal import Terminal
     from headrace.unserved import Unserved, why
 
-    what = file or (_DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else None)
-    if what is None or urlsplit(options.url).hostname not in ("127.0.0.1", "localhost", "::1"):
+    what = file or usual()
+    if what is None or urlsplit(options.url).hostname not in LOOPBACK:
         raise error
     options.what = what
     asked = Unserved(what, spec(options), lock_of(what))

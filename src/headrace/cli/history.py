@@ -25,9 +25,10 @@ def add(commands: Any) -> None:
 
 
 def _file(options: argparse.Namespace) -> Path:
+    from headrace.control.recording import in_cache
     from headrace.weights.cache import default_root
 
-    return Path(options.history) if options.history else Path(default_root(), "history", "history.db")
+    return Path(options.history) if options.history else in_cache(default_root())
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.errors import UsageError
+from headrace.spec.file import USUAL, usual
 
 if TYPE_CHECKING:
     from headrace.key_store import Store, Stored
     from headrace.spec.model import Spec
 
-_FILE = "headrace.yaml"
 _COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([kKmMgG]?)")
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     gone.add_argument("name", metavar="NAME")
     for action, call in ((made, _add), (listed, _list), (gone, _revoke)):
         action.add_argument(
-            "--file", help=f"the file of keys (default: what gateway.keys of ./{_FILE} names, else ~/.config/headrace/keys.json)"
+            "--file", help=f"the file of keys (default: what gateway.keys of ./{USUAL} names, else ~/.config/headrace/keys.json)"
         )
         action.set_defaults(command=call)
 
@@ -144,11 +144,11 @@ def _named_file() -> Path | None:
 
 def _spec() -> "Spec | None":
     """What ./headrace.yaml says, if there is one. Raises SpecError."""
-    if not Path(_FILE).is_file():
+    if usual() is None:
         return None
     from headrace.spec.load import load
 
-    return load(_FILE)
+    return load(USUAL)
 
 
 def _prices(budget: str, models: list[str]) -> str:
@@ -160,7 +160,7 @@ def _prices(budget: str, models: list[str]) -> str:
         return f"It counts what models cost: write models.NAME.price in {currency} into the file that is served."
     if spec.gateway.currency != currency:
         return (
-            f"The prices of ./{_FILE} are in {spec.gateway.currency} and the budget in {currency}: headrace serve refuses that."
+            f"The prices of ./{USUAL} are in {spec.gateway.currency} and the budget in {currency}: headrace serve refuses that."
         )
     free = [name for name, model in spec.models.items() if model.price is None and (not models or name in models)]
     return f"No price is known for {', '.join(free)}: its tokens cost nothing. Write models.{free[0]}.price." if free else ""

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli import tune, url
+from headrace.spec.addresses import GATEWAY
 
 if TYPE_CHECKING:
     from headrace.measure.wish import Wish
 
-_URL = "http://127.0.0.1:8000/v1"
+_URL = f"{GATEWAY}/v1"
 
 
 def add(commands: Any, spec: tune.SpecOf, lock: tune.LockOf) -> None:

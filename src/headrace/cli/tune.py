@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.spec.addresses import GATEWAY
+
 if TYPE_CHECKING:
     from headrace.spec.model import Spec
     from headrace.tuning import Tuned, Wish
 
-_URL = "http://127.0.0.1:8000"
 
 SpecOf = Callable[[argparse.Namespace], "Spec"]
 LockOf = Callable[[argparse.Namespace], Path | None]
@@ -55,8 +56,8 @@ def _search(group: Any) -> None:
     )
     group.add_argument("--lossy", action="store_true", help="also try caches of fewer bits, which answer a little worse")
     group.add_argument("--instead", action="store_true", help="stop the running model meanwhile; it is given back in any case")
-    default = os.environ.get("HEADRACE_URL", _URL)
-    group.add_argument("--url", default=default, help=f"the running gateway (default: HEADRACE_URL, else {_URL})")
+    default = os.environ.get("HEADRACE_URL", GATEWAY)
+    group.add_argument("--url", default=default, help=f"the running gateway (default: HEADRACE_URL, else {GATEWAY})")
     group.add_argument("--force", action="store_true", help="go on although the machine is too noisy to tell")
     group.add_argument("--fresh", action="store_true", help="forget the trials of earlier runs of the same question")
     group.add_argument("--seed", type=int, default=1, help="of the search and of the requests (default 1)")

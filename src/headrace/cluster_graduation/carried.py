@@ -11,7 +11,7 @@ from headrace.cluster_graduation.lease import Lease, LostError
 from headrace.cluster_graduation.patience import FORWARD, PAUSE_SECONDS, Leaving, Patience, Since
 from headrace.cluster_graduation.prospect import CONFIG, Prospect, configured
 from headrace.control.cluster_record import Record
-from headrace.control.graduation import Rules, Seen, Standing, step
+from headrace.control.graduation import Rules, Seen, Standing, judged, step
 from headrace.control.guards import Evidence, median
 from headrace.errors import HeadraceError
 from headrace.targets.kubernetes import applying, sides, survey, waiting
@@ -281,7 +281,7 @@ class Graduation:
         taken, short = self._taken(news), ready < wanted
         broken = self._refused or self._patience.over(self._standing, self.rules, new, news, now, taken=taken, short=short)
         compared = self._comparison(news, now)
-        return Seen(
+        seen = Seen(
             new_wanted=wanted,
             new_ready=ready,
             new_there=self._there(self.record.new, snapshot) if phase == "rolling back" else new.ready,
@@ -291,13 +291,10 @@ class Graduation:
             failures=2 if broken else 0,
             compared=compared[0] if compared else None,
             remark=compared[1] if compared else "",
-            answers=self.evidence.answers,
-            breach=self.evidence.breach,
-            undecided=self.evidence.undecided,
-            doubt=self.evidence.doubt,
             locked=self._locked,
             abort=self.record.abort,
         )
+        return judged(seen, self.evidence)
 
     def _there(self, called: str, snapshot: Snapshot) -> int:
         """Pods and objects that have still to go; volumes with weights stay."""

@@ -7,6 +7,7 @@ from headrace.control.accounts import RAM, Bytes, Capacity
 from headrace.control.claims import Claim
 from headrace.control.turns import Grants, Rules, grants
 from headrace.engines.base import Placement
+from headrace.facts.hardware import Card
 from headrace.plan.base import Plan, PlannedModel
 from headrace.scaling.base import Decision, Policy, Sample, State
 from headrace.scaling.ours import decide
@@ -251,7 +252,7 @@ def _granted(
     starts: Mapping[str, float],
     rules: Rules | None,
 ) -> Grants:
-    places = {card.uuid: f"GPU {card.place}" for card in plan.cards}
+    places = {card.uuid: _account(card) for card in plan.cards}
     claims = [
         _on_devices(_claim(model, views[model.name], known.get(model.name), now, starts), model, views[model.name], places)
         for model in plan.models
@@ -263,7 +264,11 @@ def _granted(
 def capacity(plan: Plan) -> Capacity:
     """What there is of each account; unlimited, unless the plan says."""
     ram = {} if plan.memory_bytes is None else {RAM: plan.memory_bytes}
-    return {**ram, **{f"GPU {card.place}": card.free_bytes for card in plan.cards}}
+    return {**ram, **{_account(card): card.free_bytes for card in plan.cards}}
+
+
+def _account(card: Card) -> str:
+    return f"GPU {card.place}"
 
 
 def _on_devices(claim: Claim, model: PlannedModel, view: _View, places: Mapping[str, str]) -> Claim:

@@ -10,6 +10,7 @@ ones stay, and the old ones go once new ones are ready. What runs therefore foll
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from headrace.control.guards import Evidence
 from headrace.errors import UsageError
 from headrace.units import show_duration
 
@@ -136,6 +137,11 @@ class Seen:
     """Why the lock could not be written."""
     abort: str = ""
     """Who asked to go back."""
+
+
+def judged(seen: Seen, evidence: Evidence) -> Seen:
+    """With what the guards say of the new ones in this step."""
+    return replace(seen, answers=evidence.answers, breach=evidence.breach, undecided=evidence.undecided, doubt=evidence.doubt)
 
 
 def step(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standing:

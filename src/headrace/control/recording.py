@@ -1,6 +1,7 @@
 """The history's file (history.py): its version, bringing it up to date to be written, and reading it whatever version it has."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,11 @@ SERVED = "(?1 = '' OR IFNULL(run, 0) NOT IN (SELECT run FROM runs WHERE served <
 """The condition on rows of runs that served ?1, and of runs of which nobody noted what they served."""
 LOCKED_SECONDS = 2.0
 """How long a writer waits for another one."""
+
+
+def in_cache(root: str | os.PathLike[str]) -> Path:
+    """Where the history is, in a cache."""
+    return Path(root, "history", "history.db")
 
 
 class LaterError(HeadraceError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from headrace.control.comparing import Compared
-from headrace.control.graduation import Aim, Seen, Standing
+from headrace.control.graduation import Aim, Seen, Standing, judged
 from headrace.control.guards import Evidence
 from headrace.control.journal import Running
 from headrace.engines.base import Placement
@@ -77,11 +77,12 @@ def count(model: PlannedModel, replicas: Sequence[Replica]) -> int:
 
 
 def seen(run: Run, replicas: Sequence[Replica]) -> Seen:
+    """What the state machine goes by."""
     own = [replica for replica in replicas if replica.model == run.aim.model]
     new = [replica for replica in own if run.is_new(replica)]
     failed = [replica for replica in new if replica.state is State.FAILED]
     follows = run.prospect is not None and run.prospect.new.scale is not None
-    return Seen(
+    found = Seen(
         new_wanted=_wanted(run, follows),
         new_ready=sum(replica.state is State.READY for replica in new),
         new_there=len(new),
@@ -91,13 +92,10 @@ def seen(run: Run, replicas: Sequence[Replica]) -> Seen:
         failures=max((replica.restarts + 1 for replica in failed), default=0),
         compared=run.comparison.trouble if run.comparison else None,
         remark=run.comparison.remark if run.comparison else "",
-        answers=run.evidence.answers,
-        breach=run.evidence.breach,
-        undecided=run.evidence.undecided,
-        doubt=run.evidence.doubt,
         locked=run.locked,
         abort=run.abort,
     )
+    return judged(found, run.evidence)
 
 
 def _wanted(run: Run, follows: bool) -> int:
@@ -108,6 +106,7 @@ def _wanted(run: Run, follows: bool) -> int:
 
 
 def shown(run: Run) -> dict[str, Any]:
+    """It for machines: /admin/graduations."""
     standing = run.standing
     return {
         "model": run.aim.model,

@@ -7,12 +7,11 @@ from headrace.dashboard.parts import parts
 from headrace.engines.base import Placement
 from headrace.facts.hardware import Card
 from headrace.plan.base import Plan, PlannedModel
-from headrace.targets.base import Replica, State
+from headrace.targets.base import IN_MEMORY, Replica
 from headrace.targets.changes import holds
 from headrace.units import show_bytes
 
 FREE = "free"
-_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING, State.ASLEEP)
 _COLOURS = 6
 _NAMES = {"reserve": "kept free by the engine"}
 
@@ -90,7 +89,7 @@ def taken(replicas: Sequence[Replica]) -> dict[str, int]:
 
 def _there(replicas: Sequence[Replica]) -> Iterator[tuple[str, Placement]]:
     for replica in replicas:
-        if isinstance(replica.placement, Placement) and replica.state in _IN_MEMORY:
+        if isinstance(replica.placement, Placement) and replica.state in IN_MEMORY:
             memory, devices = holds(replica)
             yield replica.model, replace(replica.placement, memory_bytes=memory, devices=devices)
 

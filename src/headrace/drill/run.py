@@ -9,6 +9,7 @@ from headrace.drill.base import Asked, Event, Kind, Report, Wish
 from headrace.drill.client import ask, counted, row
 from headrace.drill.steps import Steps
 from headrace.errors import HeadraceError, UsageError
+from headrace.spec.addresses import LOOPBACK
 from headrace.units import show_duration
 
 _POLL_SECONDS = 0.3
@@ -17,7 +18,7 @@ _POLL_SECONDS = 0.3
 def drill(url: str, wish: Wish, say: Callable[[str], None]) -> Report:
     """Do it to the gateway at `url`, which must be on this machine. Raises HeadraceError."""
     base = url.rstrip("/").removesuffix("/v1")
-    if urlsplit(base).hostname not in ("127.0.0.1", "localhost", "::1"):
+    if urlsplit(base).hostname not in LOOPBACK:
         raise UsageError(f"{base} is not on this machine: a drill kills processes, and those it can see are here.")
     if row(base, wish.model)["task"] not in ("generate", None):
         raise UsageError(f"{wish.model} does not generate text: only models that do are drilled in this version.")

@@ -10,11 +10,9 @@ from headrace.gateway.gateway import Gateway
 from headrace.handover.line import Held
 from headrace.handover.predecessor import Predecessor
 from headrace.plan.base import Plan
-from headrace.targets.base import Replica, State
+from headrace.targets.base import IN_MEMORY, Replica
 from headrace.targets.changes import holds
 from headrace.traffic import ModelStatus
-
-_IN_MEMORY = (State.STARTING, State.LOADING, State.READY, State.DRAINING, State.ASLEEP)
 
 
 class Planned(Protocol):
@@ -25,7 +23,7 @@ class Planned(Protocol):
 
 def held(gateway: Gateway, replicas: Sequence[Replica]) -> Held:
     """What there is at the moment."""
-    there = [replica for replica in replicas if replica.state in _IN_MEMORY]
+    there = [replica for replica in replicas if replica.state in IN_MEMORY]
     return Held(
         {name: model.status.phase for name, model in gateway.models.items()},
         sum(holds(replica)[0] for replica in there),

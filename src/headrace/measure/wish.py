@@ -8,6 +8,7 @@ from headrace.measure.arrivals import Process
 from headrace.measure.base import Load, Slo
 from headrace.measure.prompts import Api
 from headrace.simulate.traces import Trace
+from headrace.spec.addresses import GATEWAY
 from headrace.units import parse_duration
 
 DEFAULT_USERS = (1.0, 8.0, 32.0)
@@ -22,7 +23,7 @@ class Wish:
     prompt has `prompt` tokens, `shared` of them the same in all. `key` is sent as a bearer token and kept nowhere.
     """
 
-    url: str = "http://127.0.0.1:8000/v1"
+    url: str = f"{GATEWAY}/v1"
     model: str | None = None
     key: str = ""
     api: Api = "chat"

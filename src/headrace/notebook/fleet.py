@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 import yaml
 
+from headrace.control.recording import in_cache
 from headrace.control.replay import export
 from headrace.dashboard.past import SPANS, Curves, curves
 from headrace.elsewhere import Question, together, weighed
@@ -29,7 +30,7 @@ from headrace.plan.base import Plan
 from headrace.plan.fleet import Fleet as Packed
 from headrace.plan.fleet import fleet as packed
 from headrace.planning import members_of, plan_here
-from headrace.prepare import cache_of
+from headrace.prepare import cache_of, history_of
 from headrace.report import get
 from headrace.simulate.outcome import Outcome
 from headrace.simulate.suggest import Suggestion
@@ -37,6 +38,7 @@ from headrace.simulating import Options as Simulation
 from headrace.simulating import Wish as Asked
 from headrace.simulating import compared, suggested
 from headrace.spec.addresses import GATEWAY
+from headrace.spec.file import lock_of
 from headrace.spec.load import loads
 from headrace.spec.model import Spec
 from headrace.terminal import Terminal
@@ -195,14 +197,13 @@ class Fleet:
 
     @property
     def _lock(self) -> Path | None:
-        return Path(self._what).with_suffix(".lock") if self._what and self._what.endswith((".yaml", ".yml")) else None
+        return lock_of(self._what) if self._what else None
 
     @property
     def _history(self) -> Path:
         from headrace.weights.cache import default_root
 
-        root = cache_of(self.spec).root if self._made or self._what else default_root()
-        return Path(root, "history", "history.db")
+        return history_of(self.spec) if self._made or self._what else in_cache(default_root())
 
     def _get(self, path: str) -> Any:
         return get(self._url, path, self._key)

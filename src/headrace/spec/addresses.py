@@ -7,8 +7,11 @@ from urllib.parse import SplitResult, urlsplit
 _HOST_PORT = re.compile(r"(\[[^\[\]\s]*\]|[^\s\[\]/@:]+):([0-9]{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-GATEWAY = "http://127.0.0.1:8000"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Hosts that are this machine, as addresses name them."""
+LISTEN = "127.0.0.1:8000"
 """Where a gateway listens when nobody says."""
+GATEWAY = f"http://{LISTEN}"
 
 
 def host_port(text: str) -> tuple[str, int]:

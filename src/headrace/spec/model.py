@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from headrace.spec.addresses import host_port, server_url
+from headrace.spec.addresses import LISTEN, host_port, server_url
 from headrace.spec.connections import ConnectionsSpec
 from headrace.spec.engines import OPTIONS, CustomOptions, Engine, EngineOptions, LlamaCppOptions
 from headrace.spec.kubernetes import SECTIONS as KUBERNETES
@@ -231,7 +231,7 @@ class GatewaySpec(Strict):
     """The one OpenAI-compatible address in front of all models."""
 
     listen: str = Field(
-        "127.0.0.1:8000",
+        LISTEN,
         description="host:port, an IPv6 host in brackets; port 0 takes a free one. Beyond loopback only with `keys`, or with "
         "--insecure.",
     )

@@ -32,6 +32,9 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 }
 """Legal transitions: anything else is a bug of ours."""
 
+IN_MEMORY = frozenset({State.STARTING, State.LOADING, State.READY, State.DRAINING, State.ASLEEP})
+"""States in which a replica holds memory, or is about to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:

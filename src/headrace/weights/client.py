@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from headrace import __version__
 from headrace.errors import WeightsError
-from headrace.weights.source import LOOPBACK
+from headrace.spec.addresses import LOOPBACK
 
 TIMEOUT_SECONDS = 30.0
 """How long a server may say nothing before the connection is given up."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
+from headrace.spec.addresses import LOOPBACK
 from headrace.weights.formats import is_pickle, stem, why_not_pickle
 
 Kind = Literal["file", "pypi", "hf", "https"]
@@ -16,7 +17,6 @@ _PYPI = re.compile(
     r"(?:==(?P<version>[A-Za-z0-9.!+_-]+))?(?::(?P<pick>[\w./+ -]+))?"
 )
 _SHA256 = re.compile(r"sha256=([0-9a-f]{64})")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Hosts that plain http may be spoken with: nobody is between."""
 
 _ARTIFACT_PICKLES = (".joblib", ".pkl", ".pickle", ".pt")

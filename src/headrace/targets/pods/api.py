@@ -17,13 +17,12 @@ from urllib.parse import urlsplit
 import httptools
 
 from headrace.errors import UsageError
-from headrace.spec.addresses import joined
+from headrace.spec.addresses import LOOPBACK, joined
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts a pod's account."""
 CONNECT_SECONDS = 5.0
 _READ_BYTES = 256 * 1024
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # A dead network says nothing: after 15 s of silence three questions, 5 s apart.
 _KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 
@@ -68,7 +67,7 @@ def proxy(url: str) -> Api:
         host, port = parts.hostname, parts.port or 80
     except ValueError:
         host, port = None, 0
-    if parts.scheme != "http" or host not in _LOOPBACK or parts.path not in ("", "/"):
+    if parts.scheme != "http" or host not in LOOPBACK or parts.path not in ("", "/"):
         raise UsageError(f"--api {url} is not http://127.0.0.1:PORT.", "`kubectl proxy` says where it listens.")
     return Api(host or "", port)
 
