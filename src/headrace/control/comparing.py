@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from headrace.control.graduation import Aim
-from headrace.control.guards import slower_than
+from headrace.control.guards import LEAST_PER_TOKEN, slower_than
 from headrace.targets.http import ask
 from headrace.traffic import Endpoint, Task
 
@@ -72,7 +72,8 @@ def judged(olds: Sequence[Said], news: Sequence[Said], slower: float, *, given: 
     if pairs[0][0].vector:
         return _vectors(pairs)
     times = [[one.seconds / max(1, one.tokens) for one in side] for side in zip(*pairs, strict=True)]
-    if slow := slower_than(times[1], times[0], slower, "time per token", _SURE):
+    sure, slow = slower_than(times[1], times[0], slower, "time per token", LEAST_PER_TOKEN)
+    if sure >= _SURE:
         return Compared(slow, "")
     empty = sum(bool(old.text.strip()) and not new.text.strip() for old, new in pairs)
     if empty > len(pairs) / 4:

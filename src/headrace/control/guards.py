@@ -94,7 +94,14 @@ class Times:
             del values[: _MOST_KEPT // 2]
 
 
-KINDS = (("ttft", "time to first token"), ("tpot", "time per output token"), ("whole", "time per token of whole answers"))
+LEAST_FIRST, LEAST_PER_TOKEN = 0.02, 0.002
+"""Seconds that are as good as less: where the old replicas take less still, what the host's scheduler and the network add outweighs
+the engine (an answer written in one piece has 0 s per token, and any other is infinitely slower)."""
+KINDS = (
+    ("ttft", "time to first token", LEAST_FIRST),
+    ("tpot", "time per output token", LEAST_PER_TOKEN),
+    ("whole", "time per token of whole answers", LEAST_PER_TOKEN),
+)
 
 
 @dataclass(slots=True)
@@ -161,14 +168,15 @@ class Evidence:
 
     def _compare(self) -> None:
         other = self.before if self._alone else self.old
-        for kind, title in KINDS:
+        for kind, title, least in KINDS:
             new, old = getattr(self.new, kind), getattr(other, kind)
             count = min(len(new), len(old))
             due = self._looked.get(kind, LEAST_ANSWERS)
             if count >= due and not self.slow:
                 self._looked[kind] = max(2 * due, 2 * LEAST_ANSWERS)
-                self.slow = slower_than(new, old, self.slower, title)
-                self._leaning[kind] = slower_than(new, old, self.slower, title, _LEANS)
+                sure, said = slower_than(new, old, self.slower, title, least)
+                self.slow = said if sure >= _SURE else ""
+                self._leaning[kind] = said if sure >= _LEANS else ""
 
     @property
     def breach(self) -> str:
@@ -186,7 +194,7 @@ class Evidence:
         if not self.errors.accepted:
             return f"{self.errors.count} requests are too few to tell normal errors from too many"
         other = self.before if self._alone else self.old
-        kinds = (kind for kind, _ in KINDS if len(getattr(other, kind)) >= DECISIVE)
+        kinds = (kind for kind, *_ in KINDS if len(getattr(other, kind)) >= DECISIVE)
         few = next((len(getattr(self.new, kind)) for kind in kinds if len(getattr(self.new, kind)) < DECISIVE), None)
         return "" if few is None else f"{few} answers are too few to tell how fast it is"
 
@@ -208,7 +216,7 @@ class Evidence:
         """What was seen, for whoever watches."""
         said = [f"{self.errors.count} requests, {self.errors.hits} failed, {self.refusals.hits} refused or empty"]
         other = self.before if self._alone else self.old
-        for kind, _ in KINDS[:2]:
+        for kind, *_ in KINDS[:2]:
             new, old = getattr(self.new, kind), getattr(other, kind)
             if new and old:
                 said.append(f"{kind.upper()} {show_duration(median(new))} against {show_duration(median(old))}")
@@ -220,13 +228,16 @@ def refused(one: Finished) -> bool:
     return 400 <= one.status < 500 or (one.status == 200 and one.tokens_out == 0)
 
 
-def slower_than(new: Sequence[float], old: Sequence[float], times: float, title: str, sure: float = _SURE) -> str:
-    """Whether `new` takes longer than `times` as long as `old`, for sure; in a sentence, empty when not."""
-    if rank_z(new, [value * times for value in old]) < sure:
-        return ""
-    ratio = median(new) / max(median(old), 1e-9)
-    numbers = f"{show_duration(median(new))} against {show_duration(median(old))}"
-    return f"{title}: {numbers} in the middle of {len(new)} and {len(old)}, {ratio:.1f} times as long, {times:g} are allowed"
+def slower_than(new: Sequence[float], old: Sequence[float], times: float, title: str, least: float) -> tuple[float, str]:
+    """How sure it is that `new` takes longer than `times` as long as `old`, in standard deviations; and so in a sentence.
+
+    Seconds; `old` counts as `least` where it is less.
+    """
+    base = [max(value, least) for value in old]
+    ratio = median(new) / max(median(base), 1e-9)
+    numbers = f"{show_duration(median(new))} against {show_duration(median(base))}"
+    said = f"{title}: {numbers} in the middle of {len(new)} and {len(old)}, {ratio:.1f} times as long, {times:g} are allowed"
+    return rank_z(new, [value * times for value in base]), said
 
 
 def rank_z(new: Sequence[float], old: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from headrace.control.guards import NORMAL_ERRORS, TOO_MANY_ERRORS, Evidence, Sequential, rank_z, slower_than
+from headrace.control.guards import LEAST_PER_TOKEN, NORMAL_ERRORS, TOO_MANY_ERRORS, Evidence, Sequential, rank_z, slower_than
 from headrace.traffic import Finished
 
 NEW = frozenset({"chat-2"})
@@ -81,7 +81,17 @@ def test_a_spike_is_no_breach() -> None:
 
 def test_one_answer_that_takes_for_ever_makes_nothing_slow() -> None:
     old = [0.1 + 0.001 * n for n in range(40)]
-    assert slower_than([*old[:-1], 500.0], old, 1.3, "time") == ""
+    sure, _ = slower_than([*old[:-1], 500.0], old, 1.3, "time", 0.002)
+    assert sure < 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "slow"), [(0.0, 0.0025, False), (0.0, 0.0035, True), (0.002, 0.0035, True), (0.01, 0.012, False)]
+)
+def test_times_too_short_for_anyone_to_notice_are_as_good_as_each_other(old: float, new: float, slow: bool) -> None:
+    """An old replica that writes an answer in one piece has no time per token: any other were infinitely slower."""
+    sure, said = slower_than([new] * 80, [old] * 80, 1.3, "time per output token", LEAST_PER_TOKEN)
+    assert (sure > 3.29) == slow, said
 
 
 def test_what_goes_wrong_late_is_found_as_soon() -> None:
