@@ -95,8 +95,8 @@ class Times:
 
 
 LEAST_FIRST, LEAST_PER_TOKEN = 0.02, 0.002
-"""Seconds that are as good as less: where the old replicas take less still, what the host's scheduler and the network add outweighs
-the engine (an answer written in one piece has 0 s per token, and any other is infinitely slower)."""
+"""Seconds that are as good as less: where the old replicas take less still, what the host's scheduler and the network add
+outweighs the engine (an answer written in one piece has 0 s per token, and any other is infinitely slower)."""
 KINDS = (
     ("ttft", "time to first token", LEAST_FIRST),
     ("tpot", "time per output token", LEAST_PER_TOKEN),
