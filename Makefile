@@ -19,7 +19,7 @@ serve: .venv/.local
 	@$(BIN)/headrace serve
 
 test: .venv/.dev .venv/.triton
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-vllm: .venv/.dev .venv/.vllm
 	$(BIN)/python -m pytest -m vllm tests/contract

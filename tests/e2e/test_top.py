@@ -37,6 +37,10 @@ def engine() -> Iterator[int]:
         yield int(address.rpartition(":")[2])
 
 
+_ASKED_BEFORE = ("NO_COLOR", "COLUMNS", "LINES")
+"""Variables that say more than the terminal does; workers of pytest-xdist set some."""
+
+
 class Top:
     """`headrace top ARGUMENTS` in a terminal of its own; `said` is everything it wrote."""
 
@@ -47,7 +51,7 @@ class Top:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "headrace.cli", "top", "--url", url, *arguments],
             stdin=self.theirs, stdout=self.theirs, stderr=self.theirs, start_new_session=True,
-            env={**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm-256color", **environment},
+            env={**{k: v for k, v in os.environ.items() if k not in _ASKED_BEFORE}, "TERM": "xterm-256color", **environment},
         )  # fmt: skip
         self.said = ""
         self._over = threading.Event()
