@@ -20,7 +20,8 @@ def state(user: User) -> dict[tuple[str, str], str]:
         if resource and resource.namespaced:
             for each in user.api.all(resource, user.namespace, {"app.kubernetes.io/managed-by": "headrace"}):
                 about = each["metadata"]
-                found[kind, about["name"]] = str(about.get("generation") or about["resourceVersion"])
+                rests = kind == "Job"  # without a generation in 1.20: its controller writes its status
+                found[kind, about["name"]] = str(about.get("generation") or (about["uid"] if rests else about["resourceVersion"]))
     return found
 
 
