@@ -13,15 +13,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whatever GPUs the machine has: tests 
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
-_LONGEST = ("e2e", "contract")
-"""Folders whose tests start real engines."""
+_ORDER = {"e2e": 0, "contract": 1}
+"""Of folders; those whose tests start real engines come first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take a file after the other (`make test` has two): those that take longest first, so that they end together."""
-
-    def place(item: pytest.Item) -> int:
-        room = item.path.relative_to(_HERE).parts[0]
-        return _LONGEST.index(room) if room in _LONGEST else len(_LONGEST)
-
-    items.sort(key=place)
+    items.sort(key=lambda item: _ORDER.get(item.path.relative_to(_HERE).parts[0], len(_ORDER)))

@@ -13,15 +13,18 @@ Until = Callable[..., Any]
 
 
 def state(user: User) -> dict[tuple[str, str], str]:
-    """The version of everything of ours that is there. Status is counted in it, so it is asked of what has none or rests."""
+    """The version of everything of ours that is there, of a Job all but what its controller writes: in 1.20 it has no generation,
+    and its version counts its status.
+    """
     found = {}
     for api_version, kind in KINDS:
         resource = user.api.resource(api_version.replace("policy/v1", "policy/v1beta1"), kind)
         if resource and resource.namespaced:
             for each in user.api.all(resource, user.namespace, {"app.kubernetes.io/managed-by": "headrace"}):
                 about = each["metadata"]
-                rests = kind == "Job"  # without a generation in 1.20: its controller writes its status
-                found[kind, about["name"]] = str(about.get("generation") or (about["uid"] if rests else about["resourceVersion"]))
+                version = about.get("generation") or about["resourceVersion"]
+                content = [about["uid"], about.get("labels"), about.get("annotations"), each.get("spec")]
+                found[kind, about["name"]] = str(content if kind == "Job" else version)
     return found
 
 

@@ -38,7 +38,7 @@ def engine() -> Iterator[int]:
 
 
 _ASKED_BEFORE = ("NO_COLOR", "COLUMNS", "LINES")
-"""Variables that say more than the terminal does; workers of pytest-xdist set some."""
+"""Variables that count for more than the terminal itself."""
 
 
 class Top:

@@ -172,7 +172,7 @@ class Account:
         leased: Mapping[Limit, Lease | Owed] = _NO_LEASES
         if self.live:
             self._lease(tokens, cost, now, asked)
-            self._buckets.count(tokens)
+            self._buckets.count(tokens, now)
             leased = self.leases
         else:
             if self._counted:

@@ -85,8 +85,9 @@ class Buckets:
             bucket.level -= tokens if bucket is own else 1
         return None
 
-    def count(self, tokens: float) -> None:
+    def count(self, tokens: float, now: float) -> None:
         """A request of so many tokens was let in, whatever there was."""
+        self.refill(now)  # before: what came meanwhile fills no more than there is room for
         for bucket in self.all:
             bucket.level -= tokens if bucket is self.tokens else 1
 

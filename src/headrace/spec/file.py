@@ -3,7 +3,7 @@
 from pathlib import Path
 
 USUAL = "headrace.yaml"
-ENDINGS = (".yaml", ".yml")
+_ENDINGS = (".yaml", ".yml")
 
 
 def usual() -> str | None:
@@ -13,4 +13,4 @@ def usual() -> str | None:
 
 def lock_of(what: str) -> Path | None:
     """Where the decisions for a file are kept: beside it, under its name. None for a model."""
-    return Path(what).with_suffix(".lock") if what.endswith(ENDINGS) else None
+    return Path(what).with_suffix(".lock") if what.endswith(_ENDINGS) else None

@@ -17,7 +17,6 @@ _PYPI = re.compile(
     r"(?:==(?P<version>[A-Za-z0-9.!+_-]+))?(?::(?P<pick>[\w./+ -]+))?"
 )
 _SHA256 = re.compile(r"sha256=([0-9a-f]{64})")
-"""Hosts that plain http may be spoken with: nobody is between."""
 
 _ARTIFACT_PICKLES = (".joblib", ".pkl", ".pickle", ".pt")
 """The user's own files that Triton may load, when told so: whether they are refused is decided with the engine."""
