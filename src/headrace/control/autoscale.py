@@ -11,6 +11,7 @@ from headrace.facts.hardware import Card
 from headrace.plan.base import Plan, PlannedModel
 from headrace.scaling.base import Decision, Policy, Sample, State
 from headrace.scaling.ours import decide
+from headrace.scaling.start import start_seconds
 from headrace.targets.base import Replica
 from headrace.targets.base import State as Life
 from headrace.targets.changes import holds
@@ -22,11 +23,6 @@ QUIET_SECONDS = 10.0
 """How often it is asked about one that is not, and four times in its idle time."""
 NEVER_SECONDS = 1e9
 """The idle time of a model that sleeps only to make room."""
-COLD_START_SECONDS = 5.0
-"""A start that was never measured here is taken to be so long, and longer by what is to be read."""
-GPU_START_SECONDS = 90.0
-"""Of vLLM on GPUs, without reading weights: compiling and capturing graphs took 20 to 90 s in published logs."""
-READ_BYTES_PER_SECOND = 200e6
 WAKE_SECONDS = 5.0
 """Waking one that sleeps in place, where that was never measured: vLLM's makers publish 0.1 to 6 s (blog.vllm.ai, 2025)."""
 
@@ -143,9 +139,8 @@ def expected_start(model: PlannedModel, starts: Mapping[str, float]) -> float:
         return starts[model.name]
     first = model.replicas[0] if model.replicas else ""
     if isinstance(first, Placement) and first.devices and model.facts:
-        return GPU_START_SECONDS + model.facts.weight_bytes / READ_BYTES_PER_SECOND
-    size = first.memory_bytes if isinstance(first, Placement) else 0
-    return COLD_START_SECONDS + size / READ_BYTES_PER_SECOND
+        return start_seconds(model.facts.weight_bytes, on_gpu=True)
+    return start_seconds(first.memory_bytes if isinstance(first, Placement) else 0, on_gpu=False)
 
 
 def soonest(plan: Plan, replicas: Sequence[Replica], starts: Mapping[str, float], wakes: Mapping[str, float]) -> dict[str, float]:

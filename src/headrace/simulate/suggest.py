@@ -14,11 +14,14 @@ _LEAST_TRIED = 6
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A policy and what it made of the trace; `meets` says whether `share` of the requests are within the limit."""
+    """A policy and what it made of the trace; `meets` says whether `share` of the requests are within the limit, `of` how many
+    settings were tried.
+    """
 
     policy: Policy
     outcome: Outcome
     meets: bool
+    of: int
 
 
 def suggest(
@@ -26,13 +29,14 @@ def suggest(
 ) -> Suggestion:
     """The cheapest settings that serve `share` of the requests within the limit; else those that serve most.
 
-    Tried are the fewest replicas from 0 to 6 and queues of nothing to all slots: a grid small enough to be simulated in full.
+    Tried are the fewest replicas from 0 to 6, queues of nothing to all slots, and what `policy` has: a grid small enough to be
+    simulated in full.
     """
-    found = []
-    for tried in _grid(policy):
+    found, grid = [], _grid(policy)
+    for tried in grid:
         outcome = run(trace, setting, scaler("headrace", tried))
         tell(outcome)
-        found.append(Suggestion(tried, outcome, outcome.met >= share))
+        found.append(Suggestion(tried, outcome, outcome.met >= share, len(grid)))
     good = [one for one in found if one.meets]
     if good:
         return min(good, key=lambda one: (one.outcome.gpu_hours, one.outcome.wait.p99))
@@ -41,6 +45,6 @@ def suggest(
 
 def _grid(policy: Policy) -> list[Policy]:
     slots = round(policy.slots)
-    queues = sorted({0, slots // 4, slots // 2, slots})
-    leasts = range(0, min(policy.most, _LEAST_TRIED) + 1)
+    queues = sorted({0, slots // 4, slots // 2, slots, policy.queue})
+    leasts = sorted({*range(min(policy.most, _LEAST_TRIED) + 1), policy.least})
     return [replace(policy, least=least, queue=queue) for least in leasts for queue in queues]

@@ -135,6 +135,11 @@ def test_the_suggestion_is_the_cheapest_that_keeps_the_limit():
     found = suggest(load, setting, policy, 0.9, seen.append)
     assert found.meets
     assert found.outcome.met >= 0.9
+    assert found.of == len(seen) == 10  # the fewest from 0 to 4, a queue of 0 or 1
     assert all(outcome.gpu_hours >= found.outcome.gpu_hours for outcome in seen if outcome.met >= 0.9)
+    mine = replace(policy, least=8, most=12, queue=9)
+    tried = suggest(load, setting, mine, 0.9, seen.append)
+    assert (tried.of, len(seen)) == (24, 34)  # the fewest from 0 to 6 or 8, a queue of 0, 1 or 9
+    assert tried.meets
     nothing = suggest(load, replace(setting, limit_seconds=0.001), policy, 0.9)
     assert not nothing.meets
