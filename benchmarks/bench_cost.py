@@ -2,7 +2,8 @@
 
 `python benchmarks/bench_cost.py [--embedded] [--streams 100] [--rate 20] [--seconds 20]` takes a minute. The fake says a word
 each 1/rate seconds on every stream, in a packet of its own: the worst case, for engines with continuous batching say all words
-of a step together. `--embedded` serves the packaged model with as many slots instead, and asks it through the gateway.
+of a step together. `--embedded` serves the packaged model with as many slots instead, and asks it through the gateway:
+60 seconds or more, for answers take long there.
 """
 
 import argparse
@@ -48,11 +49,11 @@ def fake(streams: int, rate: float) -> Iterator[str]:
         child.stdout.close()
 
 
-def measured(url: str, streams: int, seconds: float, output: int) -> tuple[dict[str, Any], float]:
+def measured(url: str, streams: int, seconds: float, output: int, *more: str) -> tuple[dict[str, Any], float]:
     """The one stage of a bench, and the CPU seconds of its process from start to end."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "bench.json")
-        length = ["--duration", f"{seconds:g}s", "--warmup", "3s", "--output", str(output)]
+        length = ["--duration", f"{seconds:g}s", "--warmup", "3s", "--output", str(output), *more]
         argv = [COMMAND, "bench", "--url", url, "--concurrency", str(streams), *length, "--json", str(file)]
         child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(child.pid, 0)
@@ -70,7 +71,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.embedded:
         with tempfile.TemporaryDirectory() as folder, served(Path(folder), YAML.format(streams=asked.streams)) as url:
-            told(*measured(url, asked.streams, asked.seconds, 12), asked.streams)
+            told(*measured(url, asked.streams, asked.seconds, 16, "--prompt", "16"), asked.streams)
         return
     output = min(WORDS, max(2, round(asked.rate * asked.seconds / 4)))
     with fake(asked.streams, asked.rate) as url:

@@ -6,7 +6,8 @@ Real llama.cpp servers, Headrace's gateway in this process, streams at temperatu
 SIGKILL of the replica that has the stream, at a token drawn by a fixed seed; it is started anew while the next streams go on, and
 none begins with fewer than two. Complete answers are the uninterrupted one to the last character (never noticed), or the same up
 to the kill and then, with the same usage, in other words: a prompt is not computed in the same order as token by token, so near
-ties may fall otherwise. Anything else that says that it is complete is different; what ends without an error and without its end
+ties may fall otherwise. For the same reason some say other words already before their kill: there is nothing to compare them with,
+they are told and not counted. Anything else that says that it is complete is different; what ends without an error and without its end
 is cut. Of these two there must be none: then, and when the time ends before all kills, it exits with 1.
 """
 
@@ -88,7 +89,7 @@ class Counted:
 
     def show(self, resumed: int, seconds: float) -> None:
         print(f"{'kills':20}{self.kills:6}  in {seconds:.0f} s")
-        names = ("not in mid-stream", "never noticed", "other words", "different", "error", "cut")
+        names = ("otherwise before", "not in mid-stream", "never noticed", "other words", "different", "error", "cut")
         print("\n".join(f"{name:20}{self.ends[name]:6}" for name in names) + f"\n{'resumed':20}{resumed:6}")
         gaps = sorted(self.gaps)
         print(f"longest gap in a stream: median {gaps[len(gaps) // 2]:.2f} s, worst {gaps[-1]:.2f} s")
@@ -187,7 +188,11 @@ async def _one_kill(
     end, text, usage = await stream(port, kind, tokens, each)
     _, right, count = wanted
     same = text == right and usage == count
-    other = "other words" if text.startswith(text_at[0]) and right.startswith(text_at[0]) and usage == count else "different"
+    if end == "whole" and usage == count and not right.startswith(text_at[0]):
+        print(f"{kind}: already before it was killed at {at} it said {text_at[0]!r}, not {right!r}: nothing to compare with")
+        found.ends["otherwise before"] += 1
+        return victims[0] if victims else None
+    other = "other words" if usage == count else "different"
     found.kills += 1
     found.ends["not in mid-stream"] += not victims
     found.ends["never noticed" if end == "whole" and same else other if end == "whole" else end] += 1
