@@ -6,7 +6,7 @@ Real llama.cpp servers, Headrace's gateway in this process, streams at temperatu
 SIGKILL of the replica that has the stream, at a token drawn by a fixed seed; it is started anew while the next streams go on, and
 none begins with fewer than two. Complete answers are the uninterrupted one to the last character (never noticed), or the same up
 to the kill and then, with the same usage, in other words: a prompt is not computed in the same order as token by token, so near
-ties may fall otherwise. For the same reason some say other words before their kill: they have no like to compare, so they
+ties may fall otherwise. For the same reason some say other words before their kill: nothing compares with them, so they
 are told and not counted. Anything else that says that it is complete is different; what ends without an error and without its end
 is cut. Of these two there must be none: then, and when the time ends before all kills, it exits with 1.
 """
