@@ -34,7 +34,11 @@ def section(found: Sequence[Found], claims: Mapping[str, At]) -> dict[str, Any]:
         "secret": _common(found, "secret", [one.secret for one in found]),
         "storage": _storage(found, claims),
     }
-    if wanted["target"] != "kaito":
+    if wanted["target"] == "kaito" and any(one.sku for one in found):
+        for one in found:  # KAITO brings nodes for all of them, or, with labels, for none
+            if not one.sku and one.node_labels:
+                one.note("not carried", f"labelSelector of {one.title}", "KAITO brings nodes for the models beside it")
+    else:
         labels = _common(found, "nodes.labels", [one.node_labels for one in found])
         taints = _common(found, "nodes.taints", [list(dict.fromkeys(one.taints)) for one in found])
         wanted["nodes"] = {key: value for key, value in (("labels", labels), ("taints", taints)) if value}

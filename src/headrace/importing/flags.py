@@ -17,6 +17,11 @@ _DRAIN = made("Headrace drains before it stops an engine")
 _CACHE = made("weights are in Headrace's own cache (weights.cache)")
 _QUEUE = made("the gateway has the queue (gateway.queue)")
 _METRICS = made("Headrace reads the engines' metrics itself")
+_RANKS = tuple(
+    f"--data-parallel-{end}"
+    for end in ("size", "size-local", "rank", "start-rank", "address", "rpc-port", "backend", "hybrid-lb", "external-lb")
+)
+_NODES = ("--distributed-executor-backend", "--nnodes", "--node-rank", "--master-addr", "--master-port", "--headless")
 _DTYPES = {
     **{"auto": "auto", "half": "float16", "float16": "float16", "bfloat16": "bfloat16", "float": "float32", "float32": "float32"}
 }
@@ -74,7 +79,7 @@ VLLM = Language(
         **{"--task": _embeds, "--runner": _embeds, "--convert": _embeds},
         **dict.fromkeys(("--host", "--port", "--uds", "--root-path"), _ADDRESS),
         **dict.fromkeys(("--gpu-memory-utilization", "--kv-cache-memory-bytes", "--num-gpu-blocks-override"), _FRACTION),
-        **dict.fromkeys(("--pipeline-parallel-size", "--data-parallel-size", "--distributed-executor-backend"), _PLANNED),
+        **dict.fromkeys(("--pipeline-parallel-size", "--prefill-context-parallel-size", *_RANKS, *_NODES), _PLANNED),
         **dict.fromkeys(("--disable-log-requests", "--disable-log-stats", "--uvicorn-log-level"), _LOGS),
         **dict.fromkeys(("--api-key", "--hf-token", "--ssl-keyfile", "--ssl-certfile"), secret),
         **{"--trust-remote-code": _REMOTE, "--shutdown-timeout": _DRAIN, "--download-dir": _CACHE},
@@ -83,6 +88,11 @@ VLLM = Language(
     rest=passed,
     short={
         **{"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"},
+        **{"-dpl": "--data-parallel-size-local", "-dpn": "--data-parallel-rank", "-dpr": "--data-parallel-start-rank"},
+        **{"-dpa": "--data-parallel-address", "-dpp": "--data-parallel-rpc-port", "-dpb": "--data-parallel-backend"},
+        **{"-dph": "--data-parallel-hybrid-lb", "-dpe": "--data-parallel-external-lb", "-ep": "--enable-expert-parallel"},
+        **{"-pcp": "--prefill-context-parallel-size", "-dcp": "--decode-context-parallel-size"},
+        **{"-n": "--nnodes", "-r": "--node-rank"},
         **{"-q": "--quantization", "--hf-overrides": "--hf-overrides"},
     },
 )

@@ -40,6 +40,7 @@ def inference_set(one: At, preset: Preset, configs: Mapping[str, At]) -> Found |
     if spec.get("replicas").number is not None:
         found.scale["replicas"] = spec.get("replicas").text
     found.machines = spec.get("nodeCountLimit").number
+    _own_nodes(found, spec.get("labelSelector"))
     _scaled(found, one.get("metadata", "annotations"))
     for field in ("updateStrategy", "autoUpgrade"):
         if value := spec.get(field):
@@ -83,7 +84,10 @@ def _preset(found: Found, preset: At, repository: Preset) -> None:
 
 def _rest(found: Found, body: At, inference: At, configs: Mapping[str, At]) -> None:
     found.sku = body.get("resource", "instanceType").text
+    _own_nodes(found, body.get("resource", "labelSelector"))
     for key, value in body.get("resource").items():
+        if key == "labelSelector" and not found.sku:
+            continue
         if key in _NEEDLESS:
             found.note("not needed", f"resource.{key}", _NEEDLESS[key], value.line)
         elif key != "instanceType":
@@ -94,6 +98,15 @@ def _rest(found: Found, body: At, inference: At, configs: Mapping[str, At]) -> N
     if body.get("tuning"):
         found.note("not carried", "tuning", "Headrace serves models and trains none", body.get("tuning").line)
     _config(found, inference.get("config"), configs)
+
+
+def _own_nodes(found: Found, selector: At) -> None:
+    """Without a size KAITO brings no nodes: the labels are of those that are there."""
+    if found.sku:
+        return
+    found.node_labels |= {key: value.text for key, value in selector.get("matchLabels").items()}
+    if others := selector.get("matchExpressions"):
+        found.note("not carried", "labelSelector.matchExpressions", "kubernetes.nodes.labels are KEY: VALUE", others.line)
 
 
 def _config(found: Found, named: At, configs: Mapping[str, At]) -> None:

@@ -4,7 +4,13 @@ import re
 from collections.abc import Sequence
 
 from headrace.importing.base import At, Found, note
+from headrace.scaling.base import Policy
+from headrace.scaling.fields import fields
 
+RUNNING = re.compile(r"running|in_flight|tgi_batch_current_size")
+"""In the name of a metric of requests that are being answered."""
+_WAITING = re.compile(r"(?<!time_in_)(?:waiting|queue|pending)(?!\w*_(?:seconds|us)(?![a-z]))")
+"""In the name of a metric of requests that wait; not of how long they do."""
 _KEDA_DEFAULTS = (0, 100)
 """minReplicaCount and maxReplicaCount, where they are not said."""
 
@@ -77,8 +83,8 @@ def _selects(selector: dict[str, str], found: Found, one: At) -> bool:
 def _trigger(found: Found, trigger: At) -> None:
     kind, metadata = trigger.get("type").text, trigger.get("metadata")
     query, threshold = metadata.get("query").text, metadata.get("threshold")
-    if kind == "prometheus" and re.search("waiting|queue|pending", query):
-        _queue(found, threshold, f"trigger on {query}")
+    if kind == "prometheus" and _WAITING.search(query):
+        _queue(found, threshold, query, f"trigger on {query}")
     else:
         why = "Headrace scales on requests that wait and run"
         found.notes.append(note(trigger, "not carried", f"trigger {kind} {query}".strip(), why))
@@ -92,15 +98,37 @@ def _metric(found: Found, metric: At) -> None:
     body = metric.get(kind[:1].lower() + kind[1:])
     name = body.get("metric", "name").text or body.get("name").text
     target = body.get("target", "averageValue")
-    if re.search("waiting|queue|pending", name) and target:
-        _queue(found, target, f"metric {name}")
+    if _WAITING.search(name) and target:
+        _queue(found, target, name, f"metric {name}")
     else:
         why = "Headrace scales on requests that wait and run"
         found.notes.append(note(metric, "not carried", f"metric {kind} {name}".strip(), why))
 
 
-def _queue(found: Found, threshold: At, what: str) -> None:
-    if threshold.number is not None and threshold.number > 0:
-        found.scale["queue"] = str(threshold.number)
-    else:
+def _queue(found: Found, threshold: At, asked: str, what: str) -> None:
+    """The requests that may wait, by a threshold on what `asked` counts."""
+    number = threshold.number
+    if number is None or number <= 0:
         found.notes.append(note(threshold, "not carried", what, "its threshold is no whole number above 0"))
+    elif not RUNNING.search(asked):
+        found.scale["queue"] = str(number)
+    elif re.search(r"[/*]", re.sub(r"\"[^\"]*\"|'[^']*'", "", asked)):
+        found.notes.append(note(threshold, "not carried", what, "it is no sum of requests that wait and run"))
+    else:
+        _beyond_those_that_run(found, threshold, number)
+
+
+def _beyond_those_that_run(found: Found, threshold: At, number: int) -> None:
+    """`queue` is what may wait beyond the share of a replica's slots that scaling aims at."""
+    what, slots = f"threshold {number} on requests that wait and run", found.keys.get("slots")
+    if not slots:
+        why = "`scale.queue` counts those that wait alone, and how many run at once (slots) is left to the plan"
+        found.notes.append(note(threshold, "not carried", what, why))
+        return
+    running = fields(Policy(0, 1, slots)).threshold
+    queue = max(0, number - running)
+    if queue:
+        found.scale["queue"] = str(queue)
+    less = f"; more replicas come at {running}, and earlier with fewer slots" if number < running else ""
+    why = f"queue {queue}: {running} run (of {slots} slots), and `scale.queue` counts those that wait alone{less}"
+    found.notes.append(note(threshold, "decided", what, why))

@@ -1,5 +1,5 @@
 """Which GPU an engine is for, where a manifest says it: by a size to rent, a node's label, or a profile of KubeAI's chart. None
-when it does not."""
+when it does not. And what of a model the GPUs hold."""
 
 import re
 from functools import lru_cache
@@ -75,3 +75,23 @@ def memory_of(one: Served) -> int | None:
         return sku.gpu_memory_bytes
     gpu = gpu_of(one)
     return gpu.memory_bytes if gpu else None
+
+
+def weights_held(one: Served, facts: ModelFacts) -> int | None:
+    """Bytes of weights that each data-parallel rank holds at the least; None where that is not known.
+
+    vLLM spreads experts over all ranks, by the expert or (without --enable-expert-parallel) in slices of each; of the rest every
+    rank has a copy (docs/serving/data_parallel_deployment.md of vllm-project/vllm).
+    """
+    ranks = one.ranks
+    if ranks == 1 or one.engine != "vllm":
+        return facts.weight_bytes
+    if facts.experts is None:
+        dense = facts.parameters_active == facts.parameters and not one.flag("--enable-expert-parallel")
+        return facts.weight_bytes if dense else None
+    if ranks is None:
+        return None
+    # Experts have as many bits as the rest or fewer (gpt-oss): by their share of the numbers they are counted too high, so that
+    # what stays on each rank is never more than it is.
+    experts = facts.weight_bytes * facts.experts.parameters // facts.parameters
+    return facts.weight_bytes - experts + experts // ranks

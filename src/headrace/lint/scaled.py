@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from headrace.importing import scaling
 from headrace.importing.base import At
 from headrace.lint.context import Context, Object
 from headrace.lint.serving import serves
@@ -26,9 +27,8 @@ VLLM_METRICS = frozenset(name + end for name in _VLLM.split() for end in ("", "_
 """vLLM's metric names after `vllm:`, old ones too (vllm/v1/metrics/loggers.py; a recorded page of 0.32)."""
 
 WAITING = re.compile(r"num_requests_waiting|tgi_queue_size|num_queue_reqs|headrace_queue_depth")
-RUNNING = re.compile(
-    r"num_requests_running|tgi_batch_current_size|num_running_reqs|headrace_in_flight|kv_cache_usage|gpu_cache_usage"
-)
+RUNNING = re.compile(rf"{scaling.RUNNING.pattern}|kv_cache_usage|gpu_cache_usage")
+"""What does not end when the queue has been taken in: requests that run, and the cache that they fill."""
 OF_PODS = re.compile(r"\b(?:vllm[:_]|sglang[:_]|tgi_|nv_inference_|nv_trt_llm_)\w+")
 """Series that an engine's pods export themselves."""
 _MODELS = re.compile(r"\b(?:vllm[:_]|sglang[:_]|tgi_|nv_inference_|nv_trt_llm_|headrace_|DCGM_FI_)\w+")

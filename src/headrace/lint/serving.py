@@ -99,6 +99,23 @@ class Served:
         flag = self.flag("--tensor-parallel-size", "--tp-size", "--num-shard")
         return (flag.number if flag else None) or 1
 
+    def size(self, *names: str) -> int | None:
+        """What one of these flags gives, of a kind of parallelism: 1 without any, None where it is no number."""
+        flag = self.flag(*names)
+        return (flag.number or None) if flag else 1
+
+    @property
+    def split(self) -> int | None:
+        """GPUs that one copy of the model is split over; None where a flag is no number."""
+        tensor = self.size("--tensor-parallel-size", "--tp-size", "--num-shard")
+        pipeline = self.size("--pipeline-parallel-size", "--pp-size")
+        return tensor * pipeline if tensor and pipeline else None
+
+    @property
+    def ranks(self) -> int | None:
+        """Data-parallel ranks, those on other nodes too; None where a flag is no number."""
+        return self.size("--data-parallel-size", "--dp-size")
+
     @property
     def port(self) -> int | None:
         """Where it listens; None where that is not certain."""

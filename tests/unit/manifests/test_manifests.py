@@ -269,6 +269,24 @@ def test_nodes_that_are_there_already_are_selected_and_no_size_is_named() -> Non
     assert spec["template"]["resource"] == {}
 
 
+@pytest.mark.parametrize("kind", ["inferenceset", "workspace"])
+def test_a_machine_that_kaito_can_neither_bring_nor_find_is_refused(kind: str) -> None:
+    """Its labels were of no node: the model waited for ever. A Deployment goes to any node with GPUs."""
+    kubernetes, machine = f"target: kaito, kaito: {kind}", "2 x A100-80GB"
+    with pytest.raises(PlanError, match=r"there is neither\. Write `machine: \{azure: SIZE\}`, or name nodes"):
+        cluster({"a": "preset"}, f"{{{kubernetes}}}", machine)
+    made = manifests(cluster({"a": "preset"}, f"{{{kubernetes}, nodes: {{labels: {{pool: gpu}}}}}}", machine))
+    (one,) = [each for each in made if each["kind"] in ("InferenceSet", "Workspace")]
+    assert (one.get("spec") or one["resource"])["labelSelector"] == {"matchLabels": {"pool": "gpu"}}
+    assert cluster({"a": "preset"}, "{}", machine).workloads
+
+
+def test_nodes_that_kaito_brings_have_a_label_of_the_model() -> None:
+    spec = find(manifests(cluster({"a": "preset"}, "{target: kaito}")), "InferenceSet", "a")["spec"]
+    assert spec["labelSelector"]["matchLabels"] == {"headrace/model": "a"}
+    assert spec["template"]["resource"] == {"instanceType": "Standard_NC24ads_A100_v4"}
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -8,8 +8,6 @@ from headrace.lint.base import Say, rule
 from headrace.lint.context import Context
 from headrace.lint.serving import Served, engines, shell_text
 
-_SPLIT = ("--pipeline-parallel-size", "--pp-size", "--data-parallel-size", "--dp-size", "--decode-context-parallel-size")
-
 
 @rule("HR402", "error", "several GPUs and little shared memory", "https://github.com/vllm-project/production-stack/issues/899")
 def small_shm(context: Context) -> Iterator[Say]:
@@ -36,18 +34,16 @@ def _shared(one: Served) -> bool:
 
 @rule("HR404", "error", "the engine's GPUs are not the pod's", "https://docs.vllm.ai/en/latest/serving/parallelism_scaling/")
 def other_count(context: Context) -> Iterator[Say]:
-    """Tensor times pipeline times data parallelism is the number of GPUs that the engine wants. With fewer in the pod it fails at
-    start; with more the others are paid for and idle."""
+    """Tensor times pipeline times data parallelism is the number of GPUs that the engine wants. Of data-parallel ranks those
+    count that start in this pod; with SGLang's --enable-dp-attention they share the GPUs of tensor parallelism. With fewer in
+    the pod it fails at start; with more the others are paid for and idle."""
     for one in engines(context):
         if not one.lives or one.pod is None or one.engine not in ("vllm", "sglang") or _several_nodes(one):
             continue
-        split = [flag.number for name in _SPLIT[:4] if (flag := one.flag(name)) is not None]
-        wanted = one.tensor_parallel * prod(number or 1 for number in split)
-        if None in split:
-            continue
+        wanted = _wanted(one)
         given = next(iter(_limits(one.container)), None)
         have = given.number if given is not None else None
-        if given is None or not have or wanted == have:
+        if wanted is None or given is None or not have or wanted == have:
             continue
         flag = one.flag("--tensor-parallel-size", "--tp-size")
         if wanted > have:
@@ -58,7 +54,20 @@ def other_count(context: Context) -> Iterator[Say]:
             == 1
         ):
             what = f"The pod has {have} GPUs, and the engine uses {wanted}: {have - wanted} are idle."
-            yield Say(given, what, f"Ask for {wanted}, or write --tensor-parallel-size {have}.", (), "warning")
+            copies = wanted // one.tensor_parallel
+            more = f", or write --tensor-parallel-size {have // copies}" if have % copies == 0 else ""
+            yield Say(given, what, f"Ask for {wanted}{more}.", (), "warning")
+
+
+def _wanted(one: Served) -> int | None:
+    """GPUs that an engine takes in its pod; None where a flag is no number."""
+    ranks = one.ranks
+    if one.flag("--data-parallel-rank", "--enable-dp-attention"):
+        ranks = 1
+    elif one.flag("--data-parallel-size-local"):
+        ranks = one.size("--data-parallel-size-local")
+    sizes = [size for size in (one.split, one.size("--prefill-context-parallel-size"), ranks) if size is not None]
+    return prod(sizes) if len(sizes) == 3 else None
 
 
 def _limits(container: At) -> Iterator[At]:
@@ -70,10 +79,9 @@ def _limits(container: At) -> Iterator[At]:
 
 def _several_nodes(one: Served) -> bool:
     """Whether one engine spans pods, or several run in one."""
-    text = shell_text(one.container)
-    return any(
-        word in text for word in ("ray ", "--nnodes", "--headless", "--data-parallel-address", "&", "CUDA_VISIBLE")
-    ) or bool(one.env("CUDA_VISIBLE_DEVICES"))
+    text = shell_text(one.container) + " "
+    said = any(word in text for word in ("ray ", "&", "CUDA_VISIBLE"))
+    return said or bool(one.flag("--nnodes", "--headless", "--data-parallel-address") or one.env("CUDA_VISIBLE_DEVICES"))
 
 
 @rule("HR509", "error", "several slices of one GPU", "https://github.com/NVIDIA/k8s-device-plugin#with-cuda-time-slicing")

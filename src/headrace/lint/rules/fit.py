@@ -9,12 +9,17 @@ from headrace.facts.base import ModelFacts
 from headrace.importing.base import At
 from headrace.lint.base import Say, rule
 from headrace.lint.context import Context
-from headrace.lint.gpus import gpu_of, known_model, memory_of
+from headrace.lint.gpus import gpu_of, known_model, memory_of, weights_held
 from headrace.lint.serving import Served, engines
 from headrace.units import show_bytes
 
 _UTILISATION = 0.92
 """vLLM's default of --gpu-memory-utilization (0.32, vllm/config/cache.py)."""
+_OTHERWISE = (
+    *("--quantization", "--cpu-offload-gb", "--hf-overrides", "--load-format", "--kv-cache-dtype"),
+    "--prefill-context-parallel-size",
+)
+"""Flags with which weights or a cache take another number of bytes on a GPU than is counted here."""
 _ROOM = 0.6
 """Part of a card that BF16 weights may take and still leave room for a cache that quantization would not help much."""
 _FAST = ("A100-40GB", "A100-80GB", "A100-80GB-PCIe", "H100-80GB", "H100-80GB-PCIe", "H100-NVL-94GB", "H200-141GB")
@@ -39,6 +44,8 @@ def undivided(context: Context) -> Iterator[Say]:
         flag = one.flag("--tensor-parallel-size", "--tp-size", "--num-shard")
         facts = _facts(one)
         if flag is None or facts is None or one.tensor_parallel < 2 or facts.heads % one.tensor_parallel == 0:
+            continue
+        if one.flag("--enable-dp-attention"):  # SGLang then splits heads over the GPUs of a rank alone
             continue
         most = [number for number in (1, 2, 4, 8, 16) if facts.heads % number == 0]
         what = f"{one.hub} has {facts.heads} attention heads, which {one.tensor_parallel} GPUs cannot share evenly."
@@ -87,26 +94,28 @@ def missing_format(context: Context) -> Iterator[Say]:
 @rule("HR407", "error", "it does not fit", "https://docs.vllm.ai/en/latest/configuration/conserving_memory/")
 def does_not_fit(context: Context) -> Iterator[Say]:
     """Weights and the cache of one request are more than the memory of the GPUs: it ends with out of memory, or is refused.
-    Counted here is only what is certain; `headrace plan` counts all of it."""
+    Counted here is only what is certain; `headrace plan` counts all of it. With data parallelism vLLM spreads experts over the
+    ranks; of all other weights each has a copy, on its own GPUs."""
     for one in engines(context):
-        facts, memory = _facts(one), memory_of(one)
+        facts, memory, split = _facts(one), memory_of(one), one.split
         flag, share = one.flag("--max-model-len"), one.flag("--gpu-memory-utilization")
         gpu = gpu_of(one)
-        quantized = one.flag("--quantization", "--cpu-offload-gb", "--hf-overrides", "--load-format", "--kv-cache-dtype")
-        if facts is None or memory is None or gpu is None or quantized or one.engine != "vllm":
+        if facts is None or memory is None or gpu is None or one.flag(*_OTHERWISE) or one.engine != "vllm":
             continue
-        pipeline = (found.number if (found := one.flag("--pipeline-parallel-size")) else None) or 1
-        devices = one.tensor_parallel * pipeline
+        weights = weights_held(one, facts)
+        if weights is None or split is None:
+            continue
         tokens = (flag.number if flag else None) or 1
-        need = facts.weight_bytes + min(tokens, facts.context or tokens) * facts.cache_bytes_per_token
-        have = round(memory * devices * _share(share.value if share else ""))
-        if need > have:
+        cache = min(tokens, facts.context or tokens) * facts.cache_bytes_per_token
+        have = round(memory * split * _share(share.value if share else ""))
+        if (need := weights + cache) > have:
+            each = f" on each of {one.ranks} ranks" if (one.ranks or 1) > 1 else ""
             what = (
-                f"{one.hub} takes {show_bytes(facts.weight_bytes)} of weights"
-                f" and {show_bytes(need - facts.weight_bytes)} for a request;"
-                f" {devices} × {gpu.name} give {show_bytes(have)}: {show_bytes(need - have)} are missing."
+                f"{one.hub} takes {show_bytes(weights)} of weights{each} and {show_bytes(cache)} for a request;"
+                f" {split} × {gpu.name} give {show_bytes(have)}: {show_bytes(need - have)} are missing."
             )
-            more = next((count for count in (2, 4, 8, 16, 32) if count > devices and need * devices <= have * count), 64)
+            whole = facts.weight_bytes + cache
+            more = next((count for count in (2, 4, 8, 16, 32) if count > split and whole * split <= have * count), 64)
             yield Say(one.model_at, what, f"Ask what would: headrace plan hf:{one.hub} --machine '{more} x {gpu.name}'.")
 
 

@@ -7,7 +7,7 @@ from math import ceil
 from headrace.importing.base import At
 from headrace.lint.base import Edit, Say, Severity, rule
 from headrace.lint.context import Context, Object
-from headrace.lint.gpus import known_model
+from headrace.lint.gpus import known_model, weights_held
 from headrace.lint.serving import Served, engines, sleeps
 
 _VLLM_K8S = "https://docs.vllm.ai/en/latest/deployment/k8s/"
@@ -35,7 +35,8 @@ def _budget(probe: At) -> int:
 def _load_seconds(one: Served) -> int | None:
     """What a start takes at the very least, where the model is known."""
     facts = known_model(one.hub) if one.hub else None
-    return ceil(facts.weight_bytes / _FASTEST / one.tensor_parallel + _OTHER_SECONDS) if facts else None
+    weights = weights_held(one, facts) if facts else None
+    return ceil(weights / _FASTEST / one.split + _OTHER_SECONDS) if weights and one.split else None
 
 
 def _lasting(context: Context) -> Iterator[Served]:

@@ -82,10 +82,10 @@ def _set(cluster: Cluster, load: Workload) -> Manifest:
 
 def _machine(cluster: Cluster, load: Workload) -> tuple[dict[str, str], dict[str, str]]:
     """The size of machine that KAITO is to bring, and the labels of the nodes."""
-    own = cluster.spec.nodes.labels  # nodes that are there already: KAITO brings none then, and wants no size named
-    machine = {"instanceType": load.need.instance_type} if load.need.instance_type and not own else {}
-    labels = {} if own else {"headrace/model": load.name}
-    return machine, labels | ({} if machine else dict(load.need.selector))
+    if own := cluster.spec.nodes.labels:  # nodes that are there already: KAITO brings none then, and wants no size named
+        return {}, dict(own)
+    assert load.need.instance_type, "on_gpus refuses KAITO without a size or labels"
+    return {"instanceType": load.need.instance_type}, {"headrace/model": load.name}
 
 
 def _inference(cluster: Cluster, load: Workload) -> Manifest:

@@ -59,10 +59,9 @@ def on_gpus(name: str, model: ModelSpec, known: Known, ground: Ground, spec: Kub
     place = _place(name, model, facts, ground, engine, spec)
     offer = place.offer
     replicas = model.scale.replicas or (offer.replicas, offer.replicas)
-    if spec.on_kaito(name) and spec.kaito == "workspace" and replicas != (1, 1):
-        least, most = replicas
-        count = str(most) if least == most else f"{least}..{most}"
-        raise PlanError(f"a Workspace is one replica, and this is {count}.", "Write `kaito: inferenceset`, or replicas: 1.")
+    need = _need(place, spec)
+    if spec.on_kaito(name):
+        _refuse_on_kaito(need, replicas, spec)
     slots = offer.memory.batching.max_num_seqs if model.slots == "auto" else model.slots
     placement = Placement(
         model=name,
@@ -81,7 +80,7 @@ def on_gpus(name: str, model: ModelSpec, known: Known, ground: Ground, spec: Kub
         name=called(name, spec),
         placement=placement,
         image=image_of(name, placement, spec),
-        need=_need(place, spec),
+        need=need,
         replicas=replicas,
         concurrency=min(slots, ceil(users / offer.replicas)) if users else slots,
         queue=model.scale.queue,
@@ -94,6 +93,19 @@ def on_gpus(name: str, model: ModelSpec, known: Known, ground: Ground, spec: Kub
         weights_image=spec.storage.images.get(name, ""),
         decisions=_decisions(engine, place),
     )
+
+
+def _refuse_on_kaito(need: Need, replicas: tuple[int, int], spec: KubernetesSpec) -> None:
+    """What KAITO would take, and never run. Raises PlanError."""
+    if spec.kaito == "workspace" and replicas != (1, 1):
+        least, most = replicas
+        count = str(most) if least == most else f"{least}..{most}"
+        raise PlanError(f"a Workspace is one replica, and this is {count}.", "Write `kaito: inferenceset`, or replicas: 1.")
+    if need.instance_type is None and not spec.nodes.labels:
+        raise PlanError(
+            "KAITO brings machines of a cloud's size or takes nodes by their labels, and there is neither.",
+            "Write `machine: {azure: SIZE}`, or name nodes that are there: `kubernetes: {nodes: {labels: {KEY: VALUE}}}`.",
+        )
 
 
 def _place(name: str, model: ModelSpec, facts: ModelFacts, ground: Ground, engine: str, spec: KubernetesSpec) -> _Place:
