@@ -41,8 +41,8 @@ class Known:
     """When the policy was asked last."""
     arrived: int = 0
     """Requests that had come by then."""
-    used: float = float("-inf")
-    """When a request was last seen."""
+    used: float | None = None
+    """When a request was last seen; None while none was."""
     up: int = 0
     """Replicas in memory at the last look."""
     left: float = float("-inf")
@@ -293,7 +293,7 @@ def _claim(model: PlannedModel, view: _View, known: Known | None, now: float, st
     assert isinstance(placement, Placement)
     oldest = view.load.oldest_seconds if view.load else None
     wanted = max(0, len(model.replicas) - view.dead) if known is None else _wanted(model, view, known)
-    begun = [replica.since if replica.state is Life.READY else replica.begun for replica in view.up]
+    since = max((replica.since if replica.state is Life.READY else replica.begun for replica in view.up), default=now)
     return Claim(
         model=model.name,
         bytes_each=max(
@@ -307,8 +307,8 @@ def _claim(model: PlannedModel, view: _View, known: Known | None, now: float, st
         waiting=view.waiting,
         running=view.running,
         oldest=None if oldest is None else max(now - oldest, known.left if known else 0.0),
-        since=max(begun, default=now),
-        used=known.used if known else now,
+        since=since,
+        used=since if known is None or known.used is None else known.used,
         rate=(known.state.rate or 0.0) if known and known.state else 0.0,
         reload_seconds=expected_start(model, starts),
     )

@@ -32,7 +32,7 @@ class Claim:
     since: float = 0.0
     """When the newest of `up` became what it is now: ready, or on its way in."""
     used: float = 0.0
-    """When the last request was there."""
+    """When the last request was there; when it came itself, where none is known of."""
     rate: float = 0.0
     """Requests per second, about: how likely it is to be asked for soon."""
     reload_seconds: float = 5.0

@@ -33,7 +33,9 @@ MOST_REQUESTS = 2_000_000
 USED_SECONDS, UNUSED_SECONDS = 5.0, 60.0
 """How often models of a fixed number of replicas are sampled, used and not."""
 CHECKPOINT = 100
-"""Every so many samples of a model what its policy remembered is kept too: a replay can begin there."""
+"""Of every so many samples of a model one has what its policy remembered, too: a replay can begin there. So has each before which
+the policy remembered nothing.
+"""
 _TIDY_SECONDS = 3600.0
 _MOST_BATCHES = 2000
 _CLOSE_SECONDS = 5.0
@@ -62,12 +64,12 @@ class History:
 
     def __init__(self, file: Path, say: Callable[[str], None], served: str = "") -> None:
         self._file, self._say, self._served = file, say, served
-        self._offset = time.time() - time.monotonic()
         self._run = time.time()
         self._queue: queue.Queue[_Batch | None] = queue.Queue(_MOST_BATCHES)
         self._taken: dict[str, float] = {}
         self._counted: dict[str, tuple[int, int]] = {}
-        self._samples = 0
+        self._until: dict[str, int] = {}
+        """Samples of a model before the next with what its policy remembered. Cleared, also by the thread, when some are lost."""
         self._told = False
         self._thread = threading.Thread(target=self._write_all, name="history", daemon=True)
         self._thread.start()
@@ -81,20 +83,19 @@ class History:
         now: float,
     ) -> None:
         """Keep these. Never waits: what the thread cannot keep up with is dropped."""
+        wall = _wall()
+        samples = [*self._given(verdicts, loads, now), *self._plain({one.model for one in verdicts}, loads, replicas, now)]
         batch = _Batch(
-            [(one.arrived + self._offset, *one[1:-1], self._run) for one in requests],
-            [*self._given(verdicts, loads, now), *self._plain({one.model for one in verdicts}, loads, replicas, now)],
-            [self._decision(one, now) for one in verdicts if one.changed],
+            [(one.arrived + wall, *one[1:-1], self._run) for one in requests],
+            [(now + wall, self._run, *sample) for sample in samples],
+            [(now + wall, self._run, *_decision(one)) for one in verdicts if one.changed],
         )
         if batch.requests or batch.samples or batch.decisions:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(batch)
+            self._put(batch)
 
     def note(self, model: str, before: int, after: int, move: str, reason: str, now: float) -> None:
         """Keep a decision that no policy made."""
-        row = (now + self._offset, self._run, model, before, after, after, move, reason)
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(_Batch([], [], [row]))
+        self._put(_Batch([], [], [(now + _wall(), self._run, model, before, after, after, move, reason)]))
 
     def close(self) -> None:
         """Write what is left; waits a few seconds at most."""
@@ -102,16 +103,23 @@ class History:
             self._queue.put(None, timeout=_CLOSE_SECONDS)
         self._thread.join(_CLOSE_SECONDS)
 
-    # ---- rows
+    def _put(self, batch: _Batch) -> None:
+        try:
+            self._queue.put_nowait(batch)
+        except queue.Full:
+            self._until.clear()
+
+    # ---- rows, without when and of which run they are
 
     def _given(self, verdicts: Sequence[Verdict], loads: Mapping[str, Load], now: float) -> Iterator[tuple[Any, ...]]:
         """What policies were given."""
         for one in verdicts:
             sample = one.sample
             counts = (sample.waiting, sample.running, sample.arrivals, sample.ready, sample.starting, one.decision.replicas)
-            self._samples += 1
-            state = one.state if self._samples % CHECKPOINT < len(verdicts) else None
-            kept = (_text(one.policy), _text(sample), _text(state) if state else None)
+            left = self._until.get(one.model, 0)
+            self._until[one.model] = left - 1 if left else CHECKPOINT - 1
+            state = None if left and one.state is not None else _text(one.state)  # JSON's null: it remembered nothing
+            kept = (_text(one.policy), _text(sample), state)
             yield self._row(one.model, counts, loads.get(one.model), now, kept)
 
     def _plain(
@@ -139,12 +147,7 @@ class History:
             self._counted[model] = (load.tokens_in, load.tokens_out)
             tokens = (load.tokens_in - before[0], load.tokens_out - before[1])
             speed = (*tokens, load.ttft_seconds, load.tpot_seconds)
-        return (now + self._offset, self._run, model, seconds, *counts, *speed, *kept)
-
-    def _decision(self, one: Verdict, now: float) -> tuple[Any, ...]:
-        decision = one.decision
-        what = (one.before, decision.replicas, one.granted, decision.move, decision.reason)
-        return (now + self._offset, self._run, one.model, *what)
+        return (model, seconds, *counts, *speed, *kept)
 
     # ---- the thread
 
@@ -161,6 +164,7 @@ class History:
                     tidied = time.monotonic()
                     tidy(connection, time.time())
             except (sqlite3.Error, OSError, LaterError) as error:
+                self._until.clear()
                 self._trouble(error)
                 _close(connection)
                 connection = None
@@ -238,6 +242,18 @@ def _numbered(connection: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Any
     connection.execute("INSERT OR IGNORE INTO policies (data) VALUES (?)", (policy,))
     number = connection.execute("SELECT id FROM policies WHERE data = ?", (policy,)).fetchone()[0]
     return (*head, number, sample, state)
+
+
+def _wall() -> float:
+    """What makes monotonic seconds seconds since 1970, now: the one clock stands still while the machine sleeps, the other may be
+    set.
+    """
+    return time.time() - time.monotonic()
+
+
+def _decision(one: Verdict) -> tuple[Any, ...]:
+    decision = one.decision
+    return (one.model, one.before, decision.replicas, one.granted, decision.move, decision.reason)
 
 
 def _insert(table: str) -> str:

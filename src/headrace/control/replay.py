@@ -1,7 +1,6 @@
 """Read the history: decisions replayed from what was recorded, and requests as a trace for the simulator."""
 
 import csv
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ _REQUESTS = (
     "SELECT at, model, tokens_in, tokens_out, status, waited, ttft, seconds, key, served "
     "FROM requests LEFT JOIN runs USING (run) ORDER BY at"
 )
+_SAME_SECONDS = 0.001
+"""Two times are the same, but for rounding: looks are ten times as far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +39,26 @@ class Replayed:
 def replayed(file: Path, model: str | None = None) -> Iterator[Replayed]:
     """Every recorded sample through its policy again, run by run; of one model, or of all. Raises HeadraceError.
 
-    A run whose beginning is no longer kept in full is replayed from its first checkpoint.
+    A run whose beginning is no longer kept in full is replayed from its first checkpoint; after samples that were lost, from the
+    next one.
     """
-    query = (
-        "SELECT at, run, model, wanted, data, sample, state FROM samples JOIN policies ON policy = id "
-        "WHERE sample IS NOT NULL AND (?1 IS NULL OR model = ?1) ORDER BY run, model, at, samples.rowid"
+    query = (  # in the order in which they were written: `at` is by a clock that may be set back
+        "SELECT at, run, model, seconds, wanted, data, sample, state FROM samples JOIN policies ON policy = id "
+        "WHERE sample IS NOT NULL AND (?1 IS NULL OR model = ?1) ORDER BY run, model, samples.rowid"
     )
-    states: dict[tuple[float, str], State | None] = {}
+    states: dict[tuple[float, str], State] = {}
     with reading(file) as connection:
-        first = dict(_first_samples(connection))
-        for at, run, name, wanted, policy, sample, kept in connection.execute(query, (model,)):
-            key = (run, name)
-            if kept is not None:
-                states[key] = msgspec.json.decode(kept, type=State)
-            elif key not in states and first.get(key) == at:
-                states[key] = None
-            if key not in states:
-                continue  # before its first checkpoint
+        for at, run, name, seconds, wanted, policy, sample, kept in connection.execute(query, (model,)):
             rules, given = msgspec.json.decode(policy, type=Policy), msgspec.json.decode(sample, type=Sample)
-            decision, states[key] = decide(rules, given, states[key])
+            state = states.get((run, name))
+            if kept is not None:
+                state = msgspec.json.decode(kept, type=State | None)
+            elif seconds == 0:  # it stands for no time before it: it is the first of its run
+                state = None
+            elif state is None or abs(state.now + seconds - given.now) > _SAME_SECONDS:
+                continue  # the sample before it, on which it depends, is not there
+            decision, states[run, name] = decide(rules, given, state)
             yield Replayed(at, name, int(wanted), decision.replicas, decision.reason)
-
-
-def _first_samples(connection: sqlite3.Connection) -> Iterator[tuple[tuple[float, str], float]]:
-    """When each run's first sample of a model was taken, for those runs of which it is still kept."""
-    query = "SELECT run, model, MIN(at), seconds FROM samples WHERE sample IS NOT NULL GROUP BY run, model"
-    for run, model, at, seconds in connection.execute(query):
-        if seconds == 0:  # it stands for no time before it
-            yield (run, model), at
 
 
 def export(file: Path, to: Path) -> int:

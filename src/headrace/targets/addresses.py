@@ -58,7 +58,7 @@ def free_port(count: int = 1) -> int:
     start and is given another. Raises OSError when there are none.
     """
     for _ in range(_PORT_TRIES):
-        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError, OverflowError):  # or there are none after it
             first = _bound(probes, 0)
             for offset in range(1, count):
                 _bound(probes, first + offset)

@@ -114,14 +114,14 @@ class Started:
         self.replica = replace(self.replica, memory_bytes=memory_bytes)
 
     async def _run(self) -> None:
-        address, socket = self._address()
         key = secrets.token_urlsafe(32)
         self.log.hide(key)
-        launch = self._engine.launch(self._placement, address)
-        self._metrics, self._loaded_at = launch.metrics_address or address, None
-        self._begun, self._where = self._clock(), (address, key)
+        self._begun, self._loaded_at = self._clock(), None
         self._lost = asyncio.get_running_loop().create_future()
-        try:
+        try:  # no port, socket, file or process to be had is this replica's failure, not Headrace's
+            address, socket = self._address()
+            launch = self._engine.launch(self._placement, address)
+            self._metrics, self._where = launch.metrics_address or address, (address, key)
             environment = _environment(launch, key, self._compiled)
             process = await started(launch.argv, environment, self.log, launch.folder, launch.tree)
         except OSError as error:

@@ -180,6 +180,18 @@ def test_a_model_that_lost_its_place_comes_back_only_when_asked_for() -> None:
     assert world.turns(20, load("a", arrived=1), load("b", arrived=1))["a"] == 0
 
 
+def test_a_model_that_begins_to_follow_the_load_may_make_room_before_anybody_asked_for_it() -> None:
+    """After a graduation, a stop, or a reload that gives it a range: nothing is remembered of its use."""
+    a, b = model("a", 1, size=600), model("b", 1, size=600)
+    world = World(replace(a, scale=None), replace(b, replicas=(), refused="stopped"))
+    world.have("a", 1)
+    world.turns(4, load("a"))
+    world.plan = replace(world.plan, models=(a, b))
+    assert world.look(load("a"), load("b", waiting=1, arrived=1, oldest=0.5))["a"] == 0
+    assert world.outcome.evicted == {"a": "b"}
+    assert world.outcome.reasons["a"].startswith("unused for 3s, it makes room for b"), "since it was ready"
+
+
 def test_swap_without_an_idle_time_sleeps_only_for_others() -> None:
     world = World(model(most=1, idle=None))
     world.look(load(waiting=1, arrived=1))

@@ -1,85 +1,18 @@
-"""What happened is kept, decisions come out the same again, and a disk that fails is said once and stops nothing."""
+"""What happened is kept, and a disk that fails is said once and stops nothing."""
 
 import csv
-import math
 import sqlite3
 import time
 from pathlib import Path
 
 import pytest
+from recorded import lived
 
 from headrace.control import history, recording
-from headrace.control.autoscale import Outcome, autoscaled
 from headrace.control.history import FULL_SECONDS, History, tidy
 from headrace.control.recording import opened
 from headrace.control.replay import TRACE_COLUMNS, export, replayed
-from headrace.engines.base import Placement
 from headrace.errors import HeadraceError
-from headrace.plan.base import Plan, PlannedModel, Scale
-from headrace.targets.base import Replica, State
-from headrace.traffic import Finished, Load
-
-PLACEMENT = Placement("chat", "llamacpp", "generate", "w.gguf", 512, 2, 1, 10)
-PLAN = Plan((PlannedModel("chat", "generate", None, (PLACEMENT,) * 4, 2, (), scale=Scale(0, 0, 20.0)),), 1000)
-
-
-def finished(number: int) -> Finished:
-    return Finished(float(number), "chat", "chat-1", 200, 10, number, 0.5, 0.6, 2.0)
-
-
-def load(waiting: int = 0, running: int = 0, arrived: int = 0, tokens: int = 0) -> Load:
-    return Load("chat", waiting, {"chat-1": running}, arrived, 0, 0, tokens, tokens, 1.5, 0.2, arrived)
-
-
-def lived(one: History, steps: int) -> list[int]:
-    """A day in small: the load comes and goes, replicas follow at once. The replicas wanted at every step."""
-    outcome, now, arrived, wanted = Outcome(), 1000.0, 0, []
-    for step in range(steps):
-        now += 1.0
-        wave = max(0.0, math.sin(step / 40) * 12)
-        arrived += int(wave / 3)
-        loads = {"chat": load(int(wave / 2), int(wave / 2), arrived, arrived * 7)}
-        count = outcome.counts.get("chat", 0)
-        replicas = [Replica(f"chat-{n}", "chat", PLACEMENT, State.READY) for n in range(1, count + 1)]
-        outcome = autoscaled(PLAN, replicas, loads, now, outcome.known, {"chat": 2.0 + step // 100})
-        one.record([finished(step)], outcome.verdicts, loads, replicas, now)
-        wanted += [verdict.decision.replicas for verdict in outcome.verdicts]
-    return wanted
-
-
-def test_decisions_made_again_are_the_same(tmp_path: Path) -> None:
-    said: list[str] = []
-    one = History(tmp_path / "h.db", said.append)
-    wanted = lived(one, 700)
-    one.close()
-    again = list(replayed(tmp_path / "h.db"))
-    assert [each.recorded for each in again] == wanted
-    assert [each.again for each in again] == wanted
-    assert len(set(wanted)) >= 4, "the load was worth a test"
-    assert not said
-
-
-def test_a_replay_begins_at_a_checkpoint_when_the_beginning_is_gone(tmp_path: Path) -> None:
-    one = History(tmp_path / "h.db", print)
-    wanted = lived(one, 700)
-    one.close()
-    with sqlite3.connect(tmp_path / "h.db") as connection:
-        first = connection.execute("SELECT MIN(at) FROM samples").fetchone()[0]
-        connection.execute("DELETE FROM samples WHERE at < ?", (first + 150,))
-    connection.close()
-    again = [each.again for each in replayed(tmp_path / "h.db", "chat")]
-    assert 0 < len(again) < len(wanted)
-    assert again == wanted[-len(again) :]
-
-
-def test_two_runs_are_replayed_each_from_its_own_beginning(tmp_path: Path) -> None:
-    for _ in range(2):
-        one = History(tmp_path / "h.db", print)
-        lived(one, 150)
-        one.close()
-    again = list(replayed(tmp_path / "h.db"))
-    assert again
-    assert all(each.recorded == each.again for each in again)
 
 
 def test_requests_become_a_trace(tmp_path: Path) -> None:

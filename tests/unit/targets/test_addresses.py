@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.targets import addresses
 from headrace.targets.addresses import LONGEST_SOCKET_PATH, Addresses, free_port, short_name
 
 
@@ -70,6 +71,13 @@ def test_free_ports_come_in_a_row():
     with contextlib.ExitStack() as stack:
         for offset in range(3):
             stack.enter_context(socket.socket()).bind(("127.0.0.1", first + offset))
+
+
+def test_ports_in_a_row_end_with_the_last_one(monkeypatch):
+    found = iter([65535, 40000, 40001])
+    bound = addresses._bound
+    monkeypatch.setattr(addresses, "_bound", lambda probes, port: bound(probes, port) if port > 65535 else next(found))
+    assert free_port(2) == 40000
 
 
 def test_a_free_port_can_be_bound():

@@ -1,6 +1,7 @@
 """Replicas as child processes of this machine: real processes, with the fake engine in them."""
 
 import asyncio
+import errno
 import os
 import signal
 from dataclasses import replace
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from headrace.engines.base import Launch, Probe, Reading
+from headrace.targets import started
 from headrace.targets.base import Drain, State, Stop
 from headrace.targets.http import get
 from headrace.targets.restarts import RestartPolicy
@@ -81,6 +83,35 @@ async def test_an_engine_without_sockets_gets_a_port(world):
     first, second = await one.until(ready), await one.until(ready, "chat-2")
     assert first.endpoint.address.startswith("http://127.0.0.1:")
     assert first.endpoint.address != second.endpoint.address
+
+
+async def test_without_a_free_port_that_replica_fails_and_others_serve(world, monkeypatch):
+    def none_free(count):
+        raise OSError(errno.EADDRINUSE, f"no {count} free ports in a row")
+
+    one = world(engine=fake_engine(sockets=False))
+    await one.start("chat-2")
+    await one.until(ready, "chat-2")
+    with monkeypatch.context() as patch:
+        patch.setattr(started, "free_port", none_free)
+        await one.start()
+        replica = await one.until(failed)
+    assert replica.reason.startswith("could not be started: no 1 free ports in a row")
+    assert replica.retry_at is not None
+    await one.start()
+    await one.until(ready)
+    await one.until(ready, "chat-2")
+
+
+async def test_an_engine_whose_files_cannot_be_written_fails_and_is_tried_again(world):
+    def launch(placement, address):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one = world(engine=replace(fake_engine(), launch=launch))
+    await one.start()
+    replica = await one.until(failed)
+    assert replica.reason.startswith("could not be started: No space left on device")
+    assert replica.retry_at is not None
 
 
 async def test_a_crash_is_a_failure_with_code_and_last_words(world):
