@@ -11,19 +11,21 @@ from headrace.cluster_graduation.lease import BusyError, Lease, LostError
 from headrace.control.cluster_record import Record, read
 from headrace.control.graduation import Aim
 from headrace.targets.kubernetes.refusals import ClusterError
+from tests.unit.cluster_graduation.small_world import Clock
 
 RECORD = Record(Aim("chat", "vllm"), "starting", "chat", "chat-b", {"service": "chat"}, {"service": "chat-b"})
 
 
 class Store:
-    """One ConfigMap with a version. `before` is called before the next write reaches it; `deaf`: the answer to it is lost, and
-    with this status comes none, or another one.
+    """One ConfigMap with a version. `before` is called before the next write reaches it, `after` before it is answered; `deaf`:
+    the answer to it is lost, and with this status comes none, or another one.
     """
 
     def __init__(self) -> None:
         self.object: dict[str, Any] | None = None
         self.version = 0
         self.before: Callable[[], None] | None = None
+        self.after: Callable[[], None] | None = None
         self.deaf: int | None = None
 
     def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any] | None:
@@ -44,12 +46,15 @@ class Store:
             error.status = 409
             raise error
         self.version += 1
-        self.object = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        self.object = made = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        after, self.after = self.after, None
+        if after:
+            after()
         if self.deaf is not None:
             error = ClusterError("lost")
             error.status, self.deaf = self.deaf, None
             raise error
-        return self.object
+        return made
 
     @property
     def record(self) -> Record:
@@ -61,6 +66,14 @@ class Store:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "GONE_SECONDS", 0.6)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time that passes where a test says so."""
+    made = Clock()
+    monkeypatch.setattr(lease_module, "time", made)
+    return made
 
 
 def lease(store: Store, holder: str) -> Lease:
@@ -170,6 +183,50 @@ def test_before_a_change_it_is_asked_again_where_the_last_word_is_old(monkeypatc
     one._written -= lease_module.BEAT_SECONDS
     with pytest.raises(LostError, match="somebody else has taken over here"):
         one.sure()
+
+
+def one_whose_next_answer_is_late(clock: Clock) -> Lease:
+    """One that has begun. Its next write is stored at once, and answered only when another has taken over."""
+    store = Store()
+    one, other = lease(store, "one"), lease(store, "other")
+    one.begin(RECORD)
+    one._over.set()
+
+    def late() -> None:
+        clock.sleep(2 * lease_module.GONE_SECONDS)
+        other.look()
+        other.write(replace(store.record, holder="other"))
+
+    store.after = late
+    return one
+
+
+def test_an_answer_that_came_late_is_an_old_word(clock: Clock) -> None:
+    one = one_whose_next_answer_is_late(clock)
+    one.write(replace(RECORD, holder="one"))
+    with pytest.raises(LostError, match="somebody else has taken over here"):
+        one.sure()
+
+
+def test_nor_does_the_answer_to_the_question_itself_count_when_it_is_late(clock: Clock) -> None:
+    one = one_whose_next_answer_is_late(clock)
+    clock.sleep(lease_module.BEAT_SECONDS)
+    with pytest.raises(ClusterError, match="took 30 s to answer: somebody else may have taken over by now") as late:
+        one.sure()
+    assert not isinstance(late.value, LostError), "it is asked again"
+    with pytest.raises(LostError, match="somebody else has taken over here"):
+        one.sure()
+
+
+def test_a_slow_answer_is_one_while_nobody_can_have_taken_over(clock: Clock) -> None:
+    store = Store()
+    one = lease(store, "one")
+    one.begin(RECORD)
+    one._over.set()
+    clock.sleep(lease_module.BEAT_SECONDS)
+    store.after = lambda: clock.sleep(lease_module.BEAT_SECONDS + 1)
+    one.sure()
+    assert store.version == 2
 
 
 def test_a_record_of_another_version_is_not_written_over() -> None:

@@ -219,6 +219,7 @@ class Graduation:
         self.lease.sure()
         try:
             if self.record.abort and self.prospect.text != self.prospect.file.text:
+                self._locked = self.record.abort
                 return
             self.prospect.commit()
             self._locked = ""

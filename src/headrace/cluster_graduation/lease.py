@@ -56,7 +56,7 @@ class Lease:
     _version: Mapping[str, str] = field(default_factory=dict)
     """Which object was read, and its version; empty where there was none."""
     _written: float = 0.0
-    """Seconds since 1970: what is monotonic stands still while a machine sleeps."""
+    """When the last write was sent, in seconds since 1970: what is monotonic stands still while a machine sleeps."""
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _over: threading.Event = field(default_factory=threading.Event)
     _beating: threading.Thread | None = None
@@ -94,12 +94,23 @@ class Lease:
         self._hold(record)
 
     def sure(self) -> None:
-        """Before something is changed: it is held still, or LostError. Asked again where the last word is old, as after sleep."""
+        """Before something is changed: it is held still, or LostError. Asked again where the last word is old, as after sleep;
+        ClusterError where the answer comes too late to tell.
+        """
         with self._lock:
             if self.lost is not None:
                 raise self.lost
-            if self.record is not None and abs(time.time() - self._written) >= BEAT_SECONDS:
-                self.write(self.record)
+            if self.record is None or self._age < BEAT_SECONDS:
+                return
+            self.write(self.record)
+            # Nobody takes it over within GONE_SECONDS after a write was sent: half of them are for the change.
+            if self._age >= GONE_SECONDS / 2:
+                raise ClusterError(f"The API server took {self._age:.0f} s to answer: somebody else may have taken over by now.")
+
+    @property
+    def _age(self) -> float:
+        """Seconds since the last write was sent. Not since its answer, which may come when somebody else has taken over."""
+        return abs(time.time() - self._written)
 
     def release(self) -> None:
         """Leave it as it stands: whoever comes next need not wait."""
@@ -119,7 +130,7 @@ class Lease:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS / 4):
             with self._lock:
-                if self.record is None or abs(time.time() - self._written) < BEAT_SECONDS:
+                if self.record is None or self._age < BEAT_SECONDS:
                     continue
                 try:
                     self.write(self.record)
@@ -171,7 +182,7 @@ class Lease:
 
     def _put(self, record: Record) -> bool:
         """False where the version that was read is not the newest."""
-        made = kept(record, self.name, self.namespace)
+        made, sent = kept(record, self.name, self.namespace), time.time()
         try:
             if self._version:
                 made["metadata"] |= self._version
@@ -182,8 +193,7 @@ class Lease:
             if error.status == 409:
                 return False
             raise
-        self.record, self._version = record, _version(after)
-        self._written = time.time()
+        self.record, self._version, self._written = record, _version(after), sent
         return True
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headrace.control.comparing import Compared, compared
-from headrace.control.graduation import Aim, Standing, checked, step
+from headrace.control.graduation import Aim, Seen, Standing, checked, step
 from headrace.control.guards import Evidence, median
 from headrace.control.journal import Entry, Journal
 from headrace.control.under_way import Prospect, Run, both, count, running, seen, shown
@@ -54,6 +54,8 @@ class Graduations:
     def __init__(self, planner: Planner, commit: Commit, journal: Journal) -> None:
         self._planner, self._commit, self._journal = planner, commit, journal
         self._runs: dict[str, Run] = {}
+        self._complete_at = 0.0
+        """When all replicas of the one under way were last ready, or it came to where it stands (monotonic seconds)."""
         self.loop: Planned = None  # type: ignore[assignment]  # each needs the other: set right after the loop is made
 
     # ---- what others ask
@@ -83,6 +85,9 @@ class Graduations:
             raise UsageError(f'No graduation of "{model}" is under way.')
         if run.standing.phase == "draining":
             raise UsageError(f"{model} runs on {run.aim.to} by now: there is no way back but another graduation.")
+        if run.standing.phase == "locking":
+            what = f"The lock is being written for {model} on {run.aim.to}, which cannot be taken back."
+            raise UsageError(what, "It goes back by itself if that fails; else another graduation brings the old one back.")
         run.abort = f"asked to go back by {by}"
         if run.standing.phase == "planning" and run.task:
             run.task.cancel()
@@ -159,9 +164,15 @@ class Graduations:
         for run in self._runs.values():
             if not run.standing.over and run.standing.phase != "planning":
                 self._weigh(run, loads.get(run.aim.model), [one for one in finished if one.model == run.aim.model], now)
-                standing = step(run.standing, seen(run, replicas), run.aim.rules, now)
+                standing = step(run.standing, self._seen(run, replicas, now), run.aim.rules, now)
                 if standing is not run.standing:
                     self._enter(run, standing)
+
+    def _seen(self, run: Run, replicas: Sequence[Replica], now: float) -> Seen:
+        found = seen(run, replicas)
+        if found.new_ready >= found.new_wanted:
+            self._complete_at = now
+        return replace(found, short_seconds=now - self._complete_at)
 
     def _weigh(self, run: Run, load: Load | None, finished: Sequence[Finished], now: float) -> None:
         lost = sum(count for name, count in load.lost.items() if name in run.trial) if load else run.lost
@@ -172,7 +183,7 @@ class Graduations:
 
     def _enter(self, run: Run, standing: Standing) -> None:
         """It stands elsewhere now: say so, keep it, do what belongs to it."""
-        before, run.standing = run.standing, standing
+        before, run.standing, self._complete_at = run.standing, standing, standing.since
         self.loop.noted(run.aim.model, "graduation", f"{standing.phase}: {standing.reason}")
         run.story.append((time.time(), f"{standing.phase}: {standing.reason}"))
         self._keep(run)
@@ -245,4 +256,7 @@ class Graduations:
             run.locked = ""
         except OSError as error:
             run.locked = str(error)
+        except Exception as error:  # else it would wait for it without an end
+            log.exception("writing the lock failed")
+            run.locked = f"by a bug of ours: {error!r}"
         self.loop.look_now()

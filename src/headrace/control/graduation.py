@@ -113,6 +113,8 @@ class Seen:
 
     new_wanted: int = 1
     new_ready: int = 0
+    short_seconds: float = 0.0
+    """For how long fewer new replicas have been ready than there must be."""
     new_there: int = 0
     """New replicas in memory, in whatever state."""
     old_there: int = 0
@@ -134,7 +136,7 @@ class Seen:
     doubt: str = ""
     """What speaks against it without being a breach."""
     locked: str | None = None
-    """Why the lock could not be written."""
+    """Why the lock was not written; None while it is being written."""
     abort: str = ""
     """Who asked to go back."""
 
@@ -168,11 +170,12 @@ def _drained(standing: Standing, seen: Seen, rules: Rules, now: float) -> Standi
 
 def _stop(standing: Standing, seen: Seen, rules: Rules, now: float) -> str:
     """Why it must not go on; empty when it may."""
-    if standing.phase == "locking" and seen.locked == "":
-        return ""  # it is written: there is no way back by now
+    if standing.phase == "locking":
+        # Written: there is no way back by now. Being written: nobody can tell yet which of both the next start runs.
+        return (seen.abort or seen.broken or f"the lock cannot be written: {seen.locked}") if seen.locked else ""
     if seen.abort:
         return seen.abort
-    if standing.phase in ("comparing", "shifting", "locking") and seen.broken:
+    if standing.phase in ("comparing", "shifting") and seen.broken:
         return seen.broken
     if standing.phase == "starting":
         late = now - standing.since >= rules.start_seconds
@@ -181,8 +184,8 @@ def _stop(standing: Standing, seen: Seen, rules: Rules, now: float) -> str:
         return f"it was not ready after {show_duration(rules.start_seconds)}" if late else ""
     if standing.phase == "comparing":
         return seen.compared or ""
-    if standing.phase == "locking":
-        return f"the lock cannot be written: {seen.locked}" if seen.locked else ""
+    if seen.short_seconds >= rules.start_seconds:  # none failed: an administrator stopped it, or it sleeps
+        return f"not enough of it is ready after {show_duration(rules.start_seconds)}"
     last = standing.step + 1 == len(rules.steps)
     return seen.breach or (seen.doubt if last and now - standing.since >= DOUBT * rules.patience_seconds else "")
 

@@ -48,7 +48,7 @@ class Journal:
 
 
 def written(file: Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment it is as before or as it should be. Raises OSError."""
+    """Write a file so that after a crash at any moment it is as before or as it should be. Raises OSError when it is as before."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
@@ -61,8 +61,9 @@ def written(file: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with contextlib.suppress(OSError):  # it is replaced by now: what fails here could only bring back the one before, after a crash
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -218,6 +218,26 @@ def test_whoever_slept_while_another_took_over_changes_nothing_more(clock: Clock
     ended(world, done[0])
 
 
+def test_a_wish_to_go_back_that_comes_just_before_the_file_is_written_is_followed(clock: Clock) -> None:
+    world, record_path = World(clock), f"/api/v1/namespaces/{NAMESPACE}/configmaps/graduation-chat"
+    wished = False
+
+    def wish(method: str, path: str, answer: Callable[[], Answer]) -> Answer:
+        nonlocal wished
+        made = answer()
+        if not wished and '"phase":"locking"' in str(world.objects.get(record_path)):
+            wished = True
+            Lease(Api(world, "the cluster"), NAMESPACE, "graduation-chat", "two").wish_back("two")  # type: ignore[arg-type]
+            clock.sleep(lease.BEAT_SECONDS)
+        return made
+
+    world.fault = wish
+    record = carried_out(world, "one", begins=True)
+    assert wished
+    assert (record.phase, record.reason) == ("rolled back", "asked to go back by two")
+    ended(world, record)
+
+
 def test_a_gateway_that_begins_anew_compares_anew(clock: Clock) -> None:
     world = World(clock)
     compared = 0

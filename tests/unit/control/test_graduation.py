@@ -1,5 +1,6 @@
 """The state machine: whatever is seen in whatever order, it ends in old or new, and never are both taken away."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ SEEN = st.builds(
     Seen,
     new_wanted=st.just(1),
     new_ready=st.integers(0, 1),
+    short_seconds=st.sampled_from([0.0, 0.0, 0.0, 900.0]),
     new_there=st.integers(0, 1),
     old_there=st.integers(0, 1),
     old_ready=st.integers(0, 1),
@@ -82,7 +84,7 @@ def test_the_whole_way() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("phase", ["starting", "comparing", "shifting", "locking"])
+@pytest.mark.parametrize("phase", ["starting", "comparing", "shifting"])
 def test_asked_to_go_back_it_goes_back(phase: str) -> None:
     standing = step(Standing(phase, 0.0), Seen(abort="asked", new_there=1), RULES, 1.0)  # type: ignore[arg-type]
     assert (standing.phase, standing.reason) == ("rolling back", "asked")
@@ -106,6 +108,31 @@ def test_it_waits_for_an_old_one_that_was_asleep_but_not_for_ever() -> None:
 def test_a_lock_that_is_written_is_the_point_of_no_return() -> None:
     standing = step(Standing("locking", 0.0), Seen(locked="", abort="asked", breach="slow", broken="gone"), RULES, 1.0)
     assert standing.phase == "draining"
+
+
+@pytest.mark.parametrize(
+    ("seen", "stands"),
+    [
+        # Whoever writes cannot be stopped: what is said now may be wrong in a moment.
+        (Seen(abort="asked"), "locking"),
+        (Seen(broken="gone"), "locking"),
+        (Seen(locked="the disk is full"), "rolling back: the lock cannot be written: the disk is full"),
+        (Seen(locked="the disk is full", broken="gone"), "rolling back: gone"),
+        (Seen(locked="the disk is full", broken="gone", abort="asked"), "rolling back: asked"),
+        (Seen(locked="", broken="gone", abort="asked"), "draining: the decision is written: the next start runs the new one"),
+    ],
+)
+def test_while_the_lock_is_written_there_is_no_way_but_to_wait(seen: Seen, stands: str) -> None:
+    after = step(Standing("locking", 0.0), seen, RULES, 1e7)
+    assert (f"{after.phase}: {after.reason}" if after.reason else after.phase) == stands
+
+
+def test_one_that_is_not_there_without_having_failed_goes_back_after_a_start() -> None:
+    """As when somebody stopped the model: both sides go, and no guard has anything to judge."""
+    away = Seen(new_ready=0, old_ready=0, short_seconds=899.0)
+    assert step(shifting(0), away, RULES, 1e7) == shifting(0), "a restart may take so long"
+    after = step(shifting(0), replace(away, short_seconds=900.0), RULES, 1e7)
+    assert (after.phase, after.reason) == ("rolling back", "not enough of it is ready after 15m")
 
 
 def test_once_the_old_ones_are_gone_it_is_over_even_if_the_new_one_cannot_run() -> None:
