@@ -113,6 +113,10 @@ class View:
         return self.loop.outcome.counts if self.loop else {}
 
     @property
+    def wants(self) -> Mapping[str, str]:
+        return {name: wish.want for name, wish in self.loop.wishes.items()} if self.loop else {}
+
+    @property
     def wishes(self) -> Mapping[str, str]:
         return {name: wish.words for name, wish in self.loop.wishes.items()} if self.loop else {}
 

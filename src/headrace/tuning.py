@@ -3,7 +3,7 @@
 import asyncio
 import random
 import signal
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -66,11 +66,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The study, and the lock that would keep its winner; None where nothing is to be kept."""
+    """The study, and the lock that would keep its winner; None where nothing is to be kept. `replaces` is the text of the lock
+    that it was made from; None where there was none.
+    """
 
     study: Study
     lock: str | None
     interrupted: bool = False
+    replaces: str | None = None
 
 
 def tune(spec: Spec, lock_file: Path | None, wish: Wish, terminal: Terminal) -> Tuned:
@@ -85,8 +88,9 @@ def tune(spec: Spec, lock_file: Path | None, wish: Wish, terminal: Terminal) -> 
         name = _model(spec, wish)
         with stopped(wish.url, name, kept, terminal.say) if wish.instead else nullcontext():
             beside = taken_bytes(served(wish.url))
+            before = _text(lock_file)
             ground = _Ground.prepared(spec, lock_file, name, beside, wish, terminal)
-            return _run(_tuned(ground, folder, wish, terminal, beside))
+            return replace(_run(_tuned(ground, folder, wish, terminal, beside)), replaces=before)
 
 
 def _run(main: Coroutine[Any, Any, Tuned]) -> Tuned:
@@ -100,9 +104,21 @@ def _run(main: Coroutine[Any, Any, Tuned]) -> Tuned:
 
 
 def keep(lock_file: Path, tuned: Tuned, terminal: Terminal) -> None:
-    """Write the lock that the next `headrace serve` obeys."""
-    if tuned.lock is not None:
-        keep_lock(lock_file, tuned.lock, terminal)
+    """Write the lock that the next `headrace serve` obeys. Raises HeadraceError when others changed it since it was read: it
+    has all models in it, and theirs would be as they were.
+    """
+    if tuned.lock is None:
+        return
+    if _text(lock_file) != tuned.replaces:
+        raise HeadraceError(
+            f"{lock_file} was changed meanwhile, by another tune, a graduation or a start: it was not written.",
+            "Run tune again: the trials are kept.",
+        )
+    keep_lock(lock_file, tuned.lock, terminal)
+
+
+def _text(lock_file: Path | None) -> str | None:
+    return lock_file.read_text("utf-8", "replace") if lock_file is not None and lock_file.is_file() else None
 
 
 def _model(spec: Spec, wish: Wish) -> str:
@@ -241,7 +257,7 @@ async def _tuned(ground: _Ground, folder: Path, wish: Wish, terminal: Terminal, 
         raise PlanError(f"There is nothing to tune of {ground.name}: {'; '.join(found.said)}")
     now = next((b for b in found.branches if b.engine == settings_of(present, {})["engine"]), found.branches[0])
     noisy = "-noisy" if state.noise else ""  # what was forced is not taken over by a tune in quiet
-    trials = Trials(folder / f"{_question(ground, wish)}{noisy}.jsonl", terminal.say)
+    trials = Trials(folder / f"{_question(ground, wish, beside)}{noisy}.jsonl", terminal.say)
     if wish.fresh:
         trials.forget()
     where = ", ".join(dict.fromkeys(branch.engine for branch in found.branches))
@@ -314,8 +330,8 @@ def _study(ground: _Ground, wish: Wish, runs: Runs, remarks: Sequence[str]) -> S
     )
 
 
-def _question(ground: _Ground, wish: Wish) -> str:
-    """What a trial's file is named by: whatever would make its numbers others."""
+def _question(ground: _Ground, wish: Wish, beside: Collection[str]) -> str:
+    """What a trial's file is named by: whatever would make its numbers others, so also which models run beside."""
     facts = ground.planner.others[ground.name].facts
     mix = ground.mix
     parts = {
@@ -325,6 +341,7 @@ def _question(ground: _Ground, wish: Wish) -> str:
         "machine": [ground.machine.cores, ground.machine.memory_bytes >> 30],
         "versions": {name: one.version for name, one in ground.here.installed.items()},
         "mix": [mix.users, round(mix.prompt), round(mix.output)],
+        "beside": sorted(beside),
         "headrace": __version__,
     }
     return blake2b(msgspec.json.encode(parts, order="deterministic"), digest_size=8).hexdigest()

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +95,7 @@ def _tune(options: argparse.Namespace, spec_of: SpecOf, lock_of: LockOf) -> int:
 
 def _keep(options: argparse.Namespace, tuned: "Tuned", lock_file: Path | None, say: Callable[[str], None]) -> None:
     """Write the lock, once that is agreed to."""
-    from headrace.terminal import Terminal
+    from headrace.terminal import Terminal, agreed
     from headrace.tuning import keep
 
     winner = tuned.study.verdict.winner
@@ -106,16 +105,11 @@ def _keep(options: argparse.Namespace, tuned: "Tuned", lock_file: Path | None, s
         say(f"No file is served, so nothing keeps it: headrace init writes one. What won: {winner.candidate}")
     elif options.dry_run:
         say(f"{lock_file} was not written (--dry-run).")
-    elif options.yes or _agreed(f"Replace what {lock_file} plans by {winner.candidate}? [y/N] "):
+    elif options.yes or agreed(f"Replace what {lock_file} plans by {winner.candidate}?"):
         keep(lock_file, tuned, Terminal())
         say("The next headrace serve obeys it; headrace plan --diff says what planning anew would change.")
     else:
         say(f"{lock_file} was not written. Say --yes, or run it again: the trials are kept.")
-
-
-def _agreed(question: str) -> bool:
-    """Whoever is not there to be asked has not agreed."""
-    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
 
 
 def _served(lock_file: Path | None) -> str:

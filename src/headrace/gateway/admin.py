@@ -59,6 +59,10 @@ class Scaling(Protocol):
     def wanted(self) -> Mapping[str, int]:
         """Replicas that there shall be, by model that follows the load."""
 
+    @property
+    def wants(self) -> Mapping[str, str]:
+        """What administrators asked for and what stands of it, by model: a number, `asleep` or `stopped`."""
+
 
 class Admin:
     """The application; `gateway` is set once there is one."""
@@ -188,6 +192,7 @@ class Admin:
             "task": status.task,
             "phase": status.phase,
             "reason": status.reason,
+            "wish": self._scaling.wants.get(name, "auto") if self._scaling else "auto",
             "context": status.context,
             "also": sorted(model.also),
             "aliases": [alias for alias, target in self._aliases.items() if target == name],

@@ -113,7 +113,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Finalist:
-    """A candidate over the final turns: medians, and the range of the rates."""
+    """A candidate over the final turns: medians, the range of the rates, and what each turn measured."""
 
     candidate: Candidate
     name: str
@@ -123,6 +123,7 @@ class Finalist:
     ttft_p90: float | None
     tpot: float | None
     memory_bytes: int = 0
+    turns: tuple[Score, ...] = ()
 
     @property
     def low(self) -> float:

@@ -82,8 +82,10 @@ class Runs:
     # ---- what comes before
 
     def _earlier(self) -> list[Trial]:
-        """The trials of the same question in the cache, run as long as they were."""
-        found = [trial for trial in self._kept.read() if not trial.turn]
+        """What was measured of the same question, from the cache; runs are as long as those were. What was refused or failed is
+        tried again: it may have been the memory of that moment.
+        """
+        found = [trial for trial in self._kept.read() if not trial.turn and trial.end in ("whole", "stopped")]
         whole = [trial.score for trial in found if trial.end == "whole" and trial.score]
         if not whole:
             return []

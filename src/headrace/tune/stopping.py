@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, sqrt
+from math import fsum, inf, sqrt
 from statistics import median
 
 from headrace.tune.base import Candidate, Finalist, Goal, Limits, Score, Trial, Verdict
@@ -75,7 +75,7 @@ def _together(name: str, candidate: Candidate, several: Sequence[Trial]) -> Fina
     scores = [trial.score for trial in several if trial.score]
     rates = tuple(score.rate for score in scores)
     ttft, p90, tpot = (_middle([getattr(score, part) for score in scores]) for part in ("ttft", "ttft_p90", "tpot"))
-    return Finalist(candidate, name, rates, median(rates), ttft, p90, tpot, several[0].memory_bytes)
+    return Finalist(candidate, name, rates, median(rates), ttft, p90, tpot, several[0].memory_bytes, tuple(scores))
 
 
 def _middle(values: Sequence[float | None]) -> float | None:
@@ -84,26 +84,50 @@ def _middle(values: Sequence[float | None]) -> float | None:
 
 
 def verdict(found: Sequence[Finalist], present: str, goal: Goal, limits: Limits, load: str) -> Verdict:
-    """The finalist that replaces what is named `present`: better in each of the final turns, and by more than is worth it."""
+    """The finalist that replaces what is named `present`: the best one that is better in each of the final turns, by its limits
+    or else by so much that it is worth a change.
+    """
     now = next((one for one in found if one.name == present), None)
     able = [one for one in found if not one.name and len(one.rates) >= _LEAST_TURNS]
     if now is None or len(now.rates) < _LEAST_TURNS or not able:
         return Verdict(None, "Too few turns were measured to compare, so nothing changes: a longer --budget has time for more")
-    best = min(able, key=lambda one: _rank(_score(one), goal, limits))
+    ranked = sorted(able, key=lambda one: _rank(_score(one), goal, limits))
+    best = next((one for one in ranked if _gained(one, now, limits) or _clear(one, now, goal, limits)), None)
+    if best is None:
+        worth = 100 * ((WORTH if goal == "throughput" else WORTH_WAITING) - 1)
+        said = f"No settings were better by more than noise and {worth:.0f} %"
+        return Verdict(None, f"{said}: {_said(ranked[0])} against {_said(now)} of what is planned; {load}")
     against = f"{_said(best)} against {_said(now)} of what is planned"
-    met, before = len(_score(best).misses(limits)), len(_score(now).misses(limits))
-    if met > before or (met == before and not _clear(best, now, goal)):
-        return Verdict(None, f"No settings were better by more than noise and {100 * (WORTH - 1):.0f} %: {against}; {load}")
     others = "".join(f", {_said(one)} of {one.name}" for one in found if one.name not in ("", present))
     still = "".join(f"; the limit for {name} is still missed" for name in _score(best).misses(limits))
-    return Verdict(best, f"{against}{others}; {load}; by turns, {len(best.rates)} each{still}")
+    kept = "".join(
+        f"; the limit for {name} kept in every turn, and with what is planned in none"
+        for name in sorted(_gained(best, now, limits))
+    )
+    return Verdict(best, f"{against}{others}; {load}; by turns, {len(best.rates)} each{kept}{still}")
 
 
-def _clear(best: Finalist, now: Finalist, goal: Goal) -> bool:
+def _gained(one: Finalist, now: Finalist, limits: Limits) -> frozenset[str]:
+    """The limits that it kept in every turn and what is planned in none, where they decide: it misses fewer than that."""
+    if len(_score(one).misses(limits)) >= len(_score(now).misses(limits)):
+        return frozenset()
+    missed = frozenset.intersection(*(frozenset(turn.misses(limits)) for turn in now.turns))
+    return missed.difference(*(turn.misses(limits) for turn in one.turns))
+
+
+def _clear(one: Finalist, now: Finalist, goal: Goal, limits: Limits) -> bool:
+    """Whether it misses no more limits, and is better by the goal in every turn and by what is worth a change in the median."""
+    if len(_score(one).misses(limits)) > len(_score(now).misses(limits)):
+        return False
     if goal == "throughput":
-        return best.low > now.high and best.rate >= WORTH * now.rate
-    mine, theirs = getattr(best, goal), getattr(now, goal)
-    return mine is not None and theirs is not None and theirs >= WORTH_WAITING * mine
+        return one.low > now.high and one.rate >= WORTH * now.rate
+    mine, theirs = _waits(one, goal), _waits(now, goal)
+    return max(mine) < min(theirs) and median(theirs) >= WORTH_WAITING * median(mine)
+
+
+def _waits(one: Finalist, goal: Goal) -> list[float]:
+    """By turns; without end where nothing came in the time."""
+    return [inf if wait is None else wait for wait in (getattr(turn, goal) for turn in one.turns)]
 
 
 def _score(one: Finalist) -> Score:

@@ -5,9 +5,11 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from headrace.control.journal import written
+from headrace.control.wishes import AUTO
 from headrace.errors import HeadraceError
 from headrace.tune.base import Trial
 from headrace.tune.record import line, trials
@@ -75,6 +77,18 @@ class Trials:
             self._say(f"{self.file} cannot be written ({error.strerror}): this tune goes on, and cannot be resumed.")
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A model that was stopped, the gateway, and the wish that stood before. `reason` is what the gateway said once it was
+    stopped, with who asked for that; empty until then.
+    """
+
+    url: str
+    model: str
+    wish: str = AUTO
+    reason: str = ""
+
+
 class Stopped:
     """Which model was stopped for a tune, at which gateway: on the disk before it is stopped, gone once it is restored."""
 
@@ -86,19 +100,19 @@ class Stopped:
         """Where that is kept."""
         return self._file
 
-    def write(self, url: str, model: str) -> None:
+    def write(self, left: Left) -> None:
         """Raises HeadraceError: what could not be restored is not stopped."""
         try:
-            written(self._file, json.dumps({"url": url, "model": model}).encode())
+            written(self._file, json.dumps(asdict(left)).encode())
         except OSError as error:
-            raise HeadraceError(f"{self._file} cannot be written ({error.strerror}): nothing was stopped.") from None
+            raise HeadraceError(f"{self._file} cannot be written ({error.strerror}): nothing is stopped.") from None
 
-    def read(self) -> tuple[str, str] | None:
-        """(url, model) that were left stopped."""
+    def read(self) -> Left | None:
+        """What was left stopped."""
         try:
             value = json.loads(self._file.read_bytes())
-            return str(value["url"]), str(value["model"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return Left(str(value["url"]), str(value["model"]), str(value.get("wish", AUTO)), str(value.get("reason", "")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def clear(self) -> None:

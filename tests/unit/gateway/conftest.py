@@ -41,6 +41,7 @@ class View:
         self.decisions: Sequence[tuple[float, str, str]] = ()
         self.scaled: dict[tuple[str, str], int] = {}
         self.wanted: dict[str, int] = {}
+        self.wants: dict[str, str] = {}
 
     def logs(self, replica: str, lines: int) -> list[str]:
         return [f"line {number} of {replica}" for number in range(3)][-lines:]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace import __version__, tuning
+from headrace import __version__, terminal, tuning
 from headrace.cli import main
 from headrace.cli import tune as command
 from headrace.plan import lock as locks
@@ -131,6 +131,50 @@ def test_a_lock_is_replaced_only_when_that_is_agreed_to(
     assert '"slots": "8"' in (folder / "r.json").read_text()
 
 
+@pytest.mark.parametrize("before", [None, "what was read"])
+def test_a_lock_that_others_changed_meanwhile_is_left_as_they_made_it(
+    before: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = folder / "headrace.lock"
+    monkeypatch.setattr(tuning, "tune", lambda *arguments: replace(tuned(), replaces=before))
+
+    def answered(question: str) -> bool:
+        lock.write_text("what a second tune found")
+        return True
+
+    monkeypatch.setattr(terminal, "agreed", answered)
+    if before is not None:
+        lock.write_text(before)
+    assert main(["tune", "chat"]) == 70
+    assert lock.read_text() == "what a second tune found"
+    told = capsys.readouterr().err
+    assert "was changed meanwhile" in told
+    assert "Run tune again: the trials are kept." in told
+    lock.write_text(before or "")
+    if before is None:
+        lock.unlink()
+    assert main(["tune", "chat", "--yes"]) == 0
+    assert lock.read_text() == "the lock"
+
+
+def test_a_tune_remembers_the_lock_that_it_was_made_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was before it was obeyed: what is written from then on is another's."""
+    lock = folder / "headrace.lock"
+    lock.write_text("# before\n")
+
+    def prepared(*arguments: object) -> tuning._Ground:
+        lock.write_text("what a second tune found")
+        return ground()
+
+    async def found(*arguments: object) -> Tuned:
+        return tuned()
+
+    monkeypatch.setattr(tuning._Ground, "prepared", prepared)
+    monkeypatch.setattr(tuning, "_tuned", found)
+    made = tuning.tune(loads(SPEC), lock, Wish(url="http://127.0.0.1:9"), terminal.Terminal())
+    assert made.replaces == "# before\n"
+
+
 def test_a_noisy_machine_is_refused_with_its_numbers_and_may_be_forced() -> None:
     noisy = Quiet(2, 1.7, 0.2, 9, 0.5)
     with pytest.raises(tuning.NoisyError, match=r"others use 1\.70 of 2 cores") as caught:
@@ -158,6 +202,12 @@ def test_the_plan_has_the_memory_of_all_models_of_the_file_that_run_and_of_no_ot
     found = tuning._emptied(machine, spec, {"chat": 1 << 30, "embed": 1 << 30, "of another file": 1 << 30})
     assert found.memory_free_bytes == 6 << 30
     assert tuning._emptied(machine, spec, {"chat": 9 << 30}).memory_free_bytes == 8 << 30  # never more than there is
+
+
+def test_trials_beside_other_models_are_kept_apart() -> None:
+    found = [tuning._question(ground(), Wish(), beside) for beside in ([], ["chat"], ["embed"], ["chat", "embed"])]
+    assert len(set(found)) == len(found)
+    assert tuning._question(ground(), Wish(), ["embed", "chat"]) == found[-1]
 
 
 def test_without_a_file_the_winner_is_said() -> None:

@@ -140,6 +140,28 @@ async def test_an_interrupted_tune_changes_nothing_and_the_next_goes_on_from_it(
     assert again.verdict.winner is not None
 
 
+async def test_what_was_refused_or_failed_is_tried_again_and_what_was_measured_is_not(tmp_path: Path) -> None:
+    present = Tune(tmp_path, lambda placement: 1.0).course.planner.present().replicas[0]
+    assert isinstance(present, Placement)
+    scarce = present.memory_bytes + 10_000_000
+    before = Tune(tmp_path, lambda placement: "out of luck" if placement.slots == 4 else 10.0 * placement.slots, free=scarce)
+    await before.run()
+    ends = {(trial.name, trial.candidate.values.get("slots")): trial.end for trial in before.kept.read() if not trial.turn}
+    assert (ends[PRESENT, "4"], ends["", "8"], ends["", "2"]) == ("failed", "refused", "whole")
+    tried = list[int]()
+
+    def speed(placement: Placement) -> float:
+        tried.append(placement.slots)
+        return 10.0 * placement.slots
+
+    again = await Tune(tmp_path, speed).run()
+    searched = [trial for trial in again.trials if not trial.turn]
+    assert tried[:2] == [4, 8]
+    assert {trial.candidate.values["slots"] for trial in searched if trial.score} == {"1", "2", "4", "8"}
+    assert len({trial.candidate for trial in searched}) == len(searched)
+    assert not any(trial.why and "free" in trial.why for trial in again.trials)
+
+
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_signals_mean_afterwards_what_they_meant_before(tmp_path: Path, run: Callable[[Coroutine[Any, Any, Runs]], Runs]) -> None:
     """SIGTERM after the last trial still gives back what was stopped for the tune."""

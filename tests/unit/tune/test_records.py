@@ -17,7 +17,7 @@ from headrace.tune.mix import LEAST_REQUESTS, busy, recorded, said
 from headrace.tune.page import html
 from headrace.tune.record import encoded, line, trials
 from headrace.tune.score import score, seconds
-from headrace.tune.store import BusyError, Stopped, Trials, alone
+from headrace.tune.store import BusyError, Left, Stopped, Trials, alone
 from headrace.tune.text import shown
 
 SCORE = Score(rate=100, low=95, high=105, ttft=1.0, ttft_p90=None, tpot=0.05, answered=50)
@@ -58,12 +58,15 @@ def test_two_tunes_at_once_are_refused_by_name(tmp_path: Path) -> None:
 def test_what_was_stopped_is_known_until_it_is_restored(tmp_path: Path) -> None:
     kept = Stopped(tmp_path)
     assert kept.read() is None
-    kept.write("http://x", "chat")
-    assert Stopped(tmp_path).read() == ("http://x", "chat")
+    kept.write(Left("http://x", "chat", "2", "stopped by boss"))
+    assert Stopped(tmp_path).read() == Left("http://x", "chat", "2", "stopped by boss")
     kept.clear()
     assert Stopped(tmp_path).read() is None
-    kept.place.write_text("{")
-    assert kept.read() is None
+    for broken in ("{", "[]", "5", '{"url": "http://x"}'):
+        kept.place.write_text(broken)
+        assert kept.read() is None
+    kept.place.write_text('{"url": "http://x", "model": "chat"}')  # by an earlier Headrace, which gave back what is planned
+    assert kept.read() == Left("http://x", "chat", "auto")
 
 
 def study(*found: Trial) -> Study:

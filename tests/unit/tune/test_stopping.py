@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.tune.base import OWN_DEFAULTS, PRESENT, Candidate, Finalist, Limits, Score, Trial
+from headrace.tune.base import OWN_DEFAULTS, PRESENT, Candidate, Finalist, Goal, Limits, Score, Trial
 from headrace.tune.frontier import frontier
 from headrace.tune.stopping import Quiet, clearly_worse, finalists, leaders, value, verdict
 
@@ -89,6 +89,46 @@ def test_a_slower_one_wins_when_it_keeps_the_limit_that_the_present_misses() -> 
     trials = [run(SLOW, 100, n, PRESENT, ttft_p90=5.0) for n in (1, 2)] + [run(FAST, 70, n) for n in (1, 2)]
     assert verdict(finalists(trials), PRESENT, "throughput", Limits(ttft=3.0), "x").winner is not None
     assert verdict(finalists(trials), PRESENT, "throughput", Limits(), "x").winner is None
+
+
+@pytest.mark.parametrize(
+    ("now", "new", "wins"),
+    [
+        ([0.51, 0.52], [0.48, 0.49], True),
+        ([0.499, 0.503], [0.498, 0.499], False),  # the present kept it once
+        ([0.501, 0.502], [0.497, 0.5005], False),  # and this one missed it once; the medians are 2 ms apart
+    ],
+)
+def test_noise_around_a_limit_does_not_choose(now: list[float], new: list[float], wins: bool) -> None:
+    limits = Limits(ttft=0.5)
+    trials = [run(SLOW, 100, n, PRESENT, ttft_p90=wait) for n, wait in enumerate(now, 1)]
+    slow = [run(FAST, 40, n, ttft_p90=wait) for n, wait in enumerate(new, 1)]
+    found = verdict(finalists(trials + slow), PRESENT, "throughput", limits, "x")
+    assert (found.winner is not None) is wins
+    assert ("the limit for ttft kept in every turn, and with what is planned in none" in found.evidence) is wins
+    fast = [run(OTHER, 150, n, ttft_p90=0.505) for n in (1, 2)]  # misses it by as little
+    found = verdict(finalists(trials + slow + fast), PRESENT, "throughput", limits, "x")
+    assert found.winner is not None
+    assert found.winner.candidate == (FAST if wins else OTHER)
+
+
+@pytest.mark.parametrize(
+    ("now", "new", "wins"),
+    [
+        ([0.50, 0.52], [0.30, 0.31], True),
+        ([0.50, 0.52], [0.25, 0.51], False),  # one of its turns is above one of the present's: noise
+        ([0.50, 0.50], [0.47, 0.47], False),  # always better, by less than is worth a change
+        ([0.50, 0.50], [0.30, None], False),  # nothing came in one turn
+        ([None, None], [0.30, 0.31], True),
+    ],
+)
+@pytest.mark.parametrize("goal", ["ttft", "tpot"])
+def test_noise_does_not_choose_by_waits(goal: Goal, now: list[float | None], new: list[float | None], wins: bool) -> None:
+    trials = [run(SLOW, 100, n, PRESENT, **{goal: wait}) for n, wait in enumerate(now, 1)]
+    trials += [run(FAST, 30, n, **{goal: wait}) for n, wait in enumerate(new, 1)]
+    found = verdict(finalists(trials), PRESENT, goal, Limits(), "x")
+    assert (found.winner is not None) is wins
+    assert ("by more than noise and 10 %" in found.evidence) is not wins
 
 
 def test_the_frontier_is_what_none_beats_in_everything() -> None:
