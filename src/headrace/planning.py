@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from headrace import __version__
@@ -61,14 +61,14 @@ def _at_home(spec: Spec, lock_file: Path | None, question: Question, terminal: T
         raise UsageError(f"{'--learn' if question.learn else '--second-opinion'} needs --machine: it is about vLLM on GPUs.")
     if question.update:
         made = asyncio.run(prepared(spec, terminal, lock_file, offline=question.offline, update=True))
-        return explain(made)
+        return json.dumps(_plan_data(made), indent=2) if question.as_json else explain(made)
     made = plan_here(spec, lock_file, question, terminal)
     cost = f"The machine costs ${spec.usd_per_hour:g} an hour, as the file says.\n" if spec.usd_per_hour else ""
     return json.dumps(_plan_data(made), indent=2) if question.as_json else explain(made) + cost
 
 
 def difference(spec: Spec, lock_file: Path | None, question: Question, terminal: Terminal) -> str:
-    """What planning anew would change of the lock, a line each. Raises HeadraceError."""
+    """What planning anew would change of the lock, a line each; as JSON a list of them. Raises HeadraceError."""
     if (elsewhere := _asked_about(spec, question)) is not None:
         raise _no_lock(elsewhere)
     lock = read_lock(lock_file)
@@ -76,6 +76,8 @@ def difference(spec: Spec, lock_file: Path | None, question: Question, terminal:
         raise UsageError(f"There is no {lock_file or 'lock'} to compare with.", "headrace serve FILE writes one.")
     lines = [] if lock.headrace == __version__ else [f"~ headrace: {lock.headrace} → {__version__}"]
     lines += locks.difference(lock, plan_here(spec, None, question, terminal))
+    if question.as_json:
+        return json.dumps(lines, indent=2)
     return "\n".join(lines or ["Planned anew, everything would be as the lock says."])
 
 
@@ -117,8 +119,10 @@ def forgotten(spec: Spec) -> str:
     return forget(cache_of(spec).root)
 
 
-def engine_table() -> str:
+def engine_table(*, as_json: bool = False) -> str:
     """Which engine is for what, and what this version does with it."""
+    if as_json:
+        return json.dumps([asdict(use) for use in catalogue.engine_uses()], indent=2)
     blocks = [
         f"{use.name}\n  for      {use.good_for}\n  not for  {use.not_for}\n  here     {use.here}"
         for use in catalogue.engine_uses()
@@ -273,7 +277,7 @@ def link_weights(link: Path, path: str, terminal: Terminal) -> None:
 
 
 def _size(source: Source, cache: Cache, ways: Sequence[tuple[str, ...]]) -> int:
-    """The bytes that fetching would bring; 0 for what is here."""
+    """The bytes that fetching would still bring; 0 for what is here."""
     if _in_cache(source, cache, ways, _silent):
         return 0
-    return sum(file.size for file in describe(source, os.environ, _silent, formats=_all(ways)).files)
+    return cache.missing(describe(source, os.environ, _silent, formats=_all(ways)))

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from headrace.cli import main
+from headrace.errors import WeightsError
 from headrace.testing.hub import FakeHub
+from headrace.weights.cache import Cache
+from headrace.weights.model import Progress
+from headrace.weights.source import parse
 from tests.contract import onnx_writer
 
 LLAMA = "hf:meta-llama/Llama-3.1-8B-Instruct"
@@ -235,6 +239,37 @@ def test_pulling_counts_what_is_to_be_fetched_and_leaves_what_is_here(
         assert main(["pull", "headrace.yaml"]) == 0
         assert capsys.readouterr().err.count(": in the cache") == 2
         assert hub.downloads() == downloads
+
+
+def test_pulling_again_after_a_break_counts_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = [safetensors(name) for name in ("a", "b")]
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.add(
+            "org/m", {f"model-0000{n}-of-00002.safetensors": data for n, data in enumerate(shards, 1)} | {"config.json": b"{}"}
+        )
+
+        def gone(seconds: float) -> None:
+            hub.failures.append(404)
+
+        def cut(progress: Progress) -> None:
+            if progress.what.startswith("model-00001"):
+                hub.cut_after = 700
+
+        broken = Cache(str(tmp_path / "cache"), environment={}, endpoint=hub.url, pause=gone)
+        with pytest.raises(WeightsError, match="is not there"):
+            broken.fetch(parse("hf:org/m"), cut, formats=("safetensors",))
+        hub.failures.clear()
+        (tmp_path / "headrace.yaml").write_text("models: {m: {source: 'hf:org/m', engine: vllm}}")
+        assert main(["pull", "headrace.yaml"]) == 0
+        assert f"{len(shards[1]) - 700 + len(b'{}')} B to fetch, " in capsys.readouterr().err
+
+
+def safetensors(name: str) -> bytes:
+    header = json.dumps({name: {"dtype": "U8", "shape": [1200], "data_offsets": [0, 1200]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(1200)
 
 
 def test_pulling_says_of_safetensors_that_are_here_that_they_are(

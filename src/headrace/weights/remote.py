@@ -16,17 +16,17 @@ from headrace.errors import ModelError, WeightsError
 from headrace.weights import hub, index, web
 from headrace.weights.client import Client, shown
 from headrace.weights.download import Item
-from headrace.weights.formats import Choice, choose
+from headrace.weights.formats import TEMPLATES, Choice, choose, indexed, joined
 from headrace.weights.headers import GgufHeader, Tensor, read_gguf, read_safetensors
 from headrace.weights.model import File, Progress, Report, Weights
 from headrace.weights.ranged import Ranged
+from headrace.weights.read import settings, whole
 from headrace.weights.source import Source
 from headrace.weights.wheel import Chunk, Wheel, chunk_packages, in_order
 
 _AT_ONCE = 8
 """Headers asked for at the same time: a large model has two hundred shards."""
 _MOST_JSON = 64 * 2**20
-_INDEX = "model.safetensors.index.json"
 
 
 def describe(
@@ -59,7 +59,8 @@ class _Repository:
         self.commit, self._items = hub.listing(source, login)
 
     def weights(self, formats: tuple[str, ...]) -> Weights:
-        choice = choose(self._items, formats, self._source.pick, f"The repository {self._source.location}")
+        where, pick = f"The repository {self._source.location}", self._source.pick
+        choice = indexed(choose(self._items, formats, pick, where), self._items, pick, where, self._json)
         if choice.format == "gguf":
             files = self._files(choice.weights)
             headers = self._each(choice.weights, read_gguf)
@@ -70,10 +71,9 @@ class _Repository:
 
     def _safetensors(self, choice: Choice) -> Weights:
         folder = choice.weights[0].rpartition("/")[0]
-        config = self._config(folder)
-        names = self._indexed(choice, folder)
+        config = settings(lambda name: self._json(joined(folder, name)))
         tensors: list[Tensor] = []
-        for (found, start), name in zip(self._each(names, read_safetensors), names, strict=True):
+        for (found, start), name in zip(self._each(choice.weights, read_safetensors), choice.weights, strict=True):
             self._check(name, found, start)
             tensors += found
         return Weights(
@@ -81,33 +81,11 @@ class _Repository:
             str(self._source),
             "safetensors",
             self.commit,
-            self._files(names + choice.side),
+            self._files(choice.weights + choice.side),
             config=config,
             tensors=tuple(tensors),
             chat_template=self._has_template(folder),
         )
-
-    def _config(self, folder: str) -> dict[str, Any]:
-        """config.json; NVIDIA's repositories state their quantization in a file of its own."""
-        config = self._json(_joined(folder, "config.json"))
-        stated = self._json(_joined(folder, "hf_quant_config.json")).get("quantization")
-        if isinstance(stated, dict) and not config.get("quantization_config"):
-            config["quantization_config"] = stated
-        return config
-
-    def _indexed(self, choice: Choice, folder: str) -> tuple[str, ...]:
-        """The files that the index names: repositories also hold other copies. Raises ModelError for missing ones."""
-        listed = self._json(_joined(folder, _INDEX)).get("weight_map")
-        if self._source.pick or not isinstance(listed, dict) or not listed:
-            return choice.weights
-        names = sorted({_joined(folder, str(name)) for name in listed.values()})
-        if missing := [name for name in names if name not in self._items]:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ModelError(
-                f"{self._source} is not complete: its index names {missing[0]}{more}, which it does not have.",
-                "Ask its owner to complete it.",
-            )
-        return tuple(names)
 
     def _check(self, name: str, tensors: Iterable[Tensor], start: int) -> None:
         end, size = start + max((tensor.offset + tensor.bytes for tensor in tensors), default=0), self._items[name].size
@@ -115,9 +93,9 @@ class _Repository:
             raise ModelError(f"{name} of {self._source} is damaged: its header describes {end} bytes, it has {size}.")
 
     def _has_template(self, folder: str) -> bool:
-        if _joined(folder, "chat_template.jinja") in self._items:
+        if any(joined(folder, name) in self._items for name in TEMPLATES):
             return True
-        return bool(self._json(_joined(folder, "tokenizer_config.json")).get("chat_template"))
+        return bool(self._json(joined(folder, "tokenizer_config.json")).get("chat_template"))
 
     def _each(self, names: tuple[str, ...], read: Any) -> list[Any]:
         """The header of every file, several at once; for GGUF with its place in the list, so that both kinds are pairs."""
@@ -145,10 +123,6 @@ class _Repository:
         return tuple(File(name, self._items[name].size or 0, self._items[name].sha256) for name in names)
 
 
-def _joined(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
-
-
 def _object(body: bytes, what: str) -> dict[str, Any]:
     try:
         data = json.loads(body)
@@ -171,9 +145,12 @@ def _read(file: BinaryIO, what: str, read: Any) -> Any:
 
 def _gguf(source: Source, revision: str | None, files: tuple[File, ...], headers: list[GgufHeader]) -> Weights:
     """One header of all parts, as `read.weights` makes it of files that are here."""
+    for file, header in zip(files, headers, strict=True):
+        if file.size:  # else the hub does not say it
+            whole(header, file.size, f"{file.name} of {source}")
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
-    whole = replace(headers[0], tensors=tensors, header_bytes=sum(header.header_bytes for header in headers))
-    return Weights(source, str(source), "gguf", revision, files, gguf=whole)
+    every = replace(headers[0], tensors=tensors, header_bytes=sum(header.header_bytes for header in headers))
+    return Weights(source, str(source), "gguf", revision, files, gguf=every)
 
 
 def _at_url(source: Source, client: Client, formats: tuple[str, ...], progress: Report) -> Weights:
@@ -218,7 +195,12 @@ def _in_wheels(source: Source, version: str, wheels: list[Wheel], formats: tuple
     opened = {wheel.path: wheel for wheel in wheels}
     chunks = in_order((chunk for wheel in wheels for chunk in wheel.chunks()), where)
     owners = {name: [Chunk(name, 0, main.path, name, size)] for name, size in main.sizes.items()} | chunks
-    choice = choose(owners, formats, source.pick, where)
+
+    def read(name: str) -> dict[str, Any]:
+        return _object(main.text(name) or b"{}", f"{name} of {source}") if name in main.sizes else {}
+
+    choice = indexed(choose(owners, formats, source.pick, where), owners, source.pick, where, read)
+    folder = os.path.dirname(choice.weights[0])
 
     def head(name: str, read: Any) -> Any:
         # The first piece is longer than any header.
@@ -230,14 +212,14 @@ def _in_wheels(source: Source, version: str, wheels: list[Wheel], formats: tuple
         return _gguf(source, version, files, [head(name, read_gguf) for name in choice.weights])
     if choice.format != "safetensors":
         return Weights(source, str(source), choice.format, version, files)
-    texts = {os.path.basename(name): main.text(name) for name in choice.side if name in main.sizes}
     return Weights(
         source,
         str(source),
         "safetensors",
         version,
         files,
-        config=_object(texts.get("config.json", b"{}"), f"config.json of {source}"),
+        config=settings(lambda name: read(joined(folder, name))),
         tensors=tuple(tensor for name in choice.weights for tensor in head(name, read_safetensors)[0]),
-        chat_template="chat_template.jinja" in texts or b'"chat_template"' in texts.get("tokenizer_config.json", b""),
+        chat_template=any(joined(folder, name) in owners for name in TEMPLATES)
+        or bool(read(joined(folder, "tokenizer_config.json")).get("chat_template")),
     )

