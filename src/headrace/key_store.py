@@ -32,6 +32,10 @@ class KeysError(HeadraceError):
     exit_code = 78
 
 
+class KeysUnread(KeysError):
+    """The system refused to read them, which may pass."""
+
+
 class Stored(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One key as the file has it. None, or an empty list of models, is no limit."""
 
@@ -80,11 +84,11 @@ class Store:
             with self.path.open("rb") as stream:
                 content = stream.read(_LARGEST_BYTES + 1)
         except FileNotFoundError:
-            raise KeysError(
+            raise KeysUnread(
                 f"{self.path} does not exist.", f"Make a key: headrace key add --name NAME --file {self.path}"
             ) from None
         except OSError as error:
-            raise KeysError(f"{self.path} cannot be read: {error.strerror}.") from None
+            raise KeysUnread(f"{self.path} cannot be read: {error.strerror}.") from None
         return self._parsed(content)
 
     def keys(self) -> list[Key]:
@@ -173,12 +177,20 @@ def write_whole(path: Path, content: bytes, *, sure: bool = True) -> None:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
             stream.write(content)
             stream.flush()
+            _owned_as(path, stream.fileno())
             if sure:
                 os.fsync(stream.fileno())
         os.replace(draft, path)
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
+
+
+def _owned_as(path: Path, descriptor: int) -> None:
+    """Who owns the file at `path` owns the one in its place: a gateway reads on what root wrote with sudo."""
+    with contextlib.suppress(OSError):
+        there = path.stat()
+        os.fchown(descriptor, there.st_uid, there.st_gid)
 
 
 @contextlib.contextmanager

@@ -7,15 +7,16 @@ import json
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from headrace.changed import stamp
+from headrace.changed import Followed
 from headrace.gateway.accounts import Account, Key, Use
 from headrace.gateway.audit import Audit
 from headrace.gateway.gateway import Gateway
 from headrace.gateway.keys import Keys
-from headrace.key_store import NAME, KeysError, Store, beside, locked, write_whole
+from headrace.key_store import NAME, KeysError, KeysUnread, Store, beside, locked, write_whole
 from headrace.money import Money, Price
 from headrace.shared_limits import SharedLimits
 from headrace.spec.limits import PriceSpec, RedisSpec
@@ -25,44 +26,65 @@ LOOK_SECONDS = 1.0
 """How often a running gateway looks at the file: a revoked key is refused after so long at most."""
 SAVE_SECONDS = 5.0
 """How often what keys took is written."""
+MONTHS_KEPT = 3
+"""Of what keys took: a clock that was wrong for a moment is set right again, and comes back to a month that it had left."""
 SHORTEST = 16
 """Characters of a key that an operator chose, in the environment. Ours have 43 random ones."""
 
 
 class Uses:
-    """What keys took this month, beside their file, shared by all gateways that read it: each adds what is new."""
+    """What keys took each month, beside their file, shared by all gateways that read it: each adds what is new."""
 
     def __init__(self, path: Path) -> None:
         self._path = beside(path, ".use.json")
-        self._told: dict[str, Use] = {}
+        self._known: dict[str, dict[str, Use]] = {}
+        """By month and key, the month that was begun last at the end."""
 
     def read(self, month: str) -> dict[str, Use]:
-        """By key; empty for a file that is of another month, or none. Raises OSError for one that cannot be read."""
-        try:
-            kept = json.loads(self._path.read_bytes())
-            return {name: Use(*map(int, taken)) for name, taken in kept["keys"].items()} if kept["month"] == month else {}
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
-            return {}
+        """By key; empty for a month that the file does not have, or no file. Raises OSError for one that cannot be read."""
+        return self._read(month)[0]
 
     def share(self, accounts: Mapping[str, Account], month: str) -> None:
         """Add what was taken here, learn what was taken elsewhere; accounts are in this month, or begin it. Raises OSError, and
         KeysError while others write.
         """
-        if any(account.month != month for account in accounts.values()):
-            self._told = {name: told for name, told in self._told.items() if name in accounts and accounts[name].month == month}
-        in_month(accounts, month)
+        known = self._begun(accounts, month)
         with locked(self._path, seconds=0.0):
-            total = self.read(month)
+            total, others = self._read(month)
             before = dict(total)
             for name, account in accounts.items():
-                told, known = self._told.get(name, Use()), total.get(name, Use())
-                new = zip(account.use, told, known, strict=True)
+                new = zip(account.use, known.get(name, Use()), total.get(name, Use()), strict=True)
                 # A file that was lost or spoilt has less than it was told: what is known here stays taken.
                 total[name] = Use(*(max(have, then) + max(0, now - then) for now, then, have in new))
             if any(total[name] != before.get(name, Use()) for name in total):
-                write_whole(self._path, json.dumps({"month": month, "keys": total}).encode() + b"\n", sure=False)
+                content = {"month": month, "keys": total, "others": others}
+                write_whole(self._path, json.dumps(content).encode() + b"\n", sure=False)
         for name, account in accounts.items():
-            account.use = self._told[name] = total[name]
+            account.use = known[name] = total[name]
+
+    def _begun(self, accounts: Mapping[str, Account], month: str) -> dict[str, Use]:
+        """It is this month for all of them, with what is known of it here; what they took of another stays known."""
+        moved = [(name, account, account.month, account.use) for name, account in accounts.items() if account.month != month]
+        in_month(accounts, month)
+        if moved or month not in self._known:
+            self._known[month] = self._known.pop(month, {})
+        for name, account, left, taken in moved:
+            if left in self._known:
+                self._known[left][name] = taken
+            account.use = self._known[month].get(name, Use())
+        while len(self._known) > MONTHS_KEPT:
+            del self._known[next(iter(self._known))]
+        return self._known[month]
+
+    def _read(self, month: str) -> tuple[dict[str, Use], dict[str, Any]]:
+        """What the file has of the month, and of others as it has it, the one that was written last first."""
+        try:
+            kept = json.loads(self._path.read_bytes())
+            months = {kept["month"]: kept["keys"], **kept.get("others", {})}
+            taken = months.pop(month, {})
+            return {name: Use(*map(int, use)) for name, use in taken.items()}, dict(islice(months.items(), MONTHS_KEPT - 1))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
+            return {}, {}
 
 
 class Source:
@@ -82,7 +104,7 @@ class Source:
         self._environment, self._say = environment, say
         self._store = Store(Path(self._value)) if kind == "file" else None
         self._uses = Uses(self._store.path) if self._store else None
-        self._signature: object = None
+        self._file = Followed(*[self._store.path] if self._store else ())
         self._saved = 0.0
         self._unsaved = False
         self.keys = Keys(())
@@ -92,8 +114,9 @@ class Source:
         if self._store is None:
             self.keys = Keys(from_environment(self._value, self._environment), None, self.shared)
         else:
-            self._signature = stamp(self._store.path)
+            self._file.changed()
             self.keys = Keys(payable(self._store.keys(), self._currency), None, self.shared)
+            self._file.read()
         if self.shared is not None:
             self.shared.of(lambda: self.keys.accounts.values())
         self._share()
@@ -101,17 +124,8 @@ class Source:
 
     def again(self) -> Keys:
         """The keys now in force: those of before where the file is as it was, or is wrong."""
-        if self._store is not None and (signature := stamp(self._store.path)) != self._signature:
-            self._signature = signature
-            try:
-                found = payable(self._store.keys(), self._currency)
-                self._share()  # also what those took that are revoked: they may be made again
-                self.keys = Keys(found, self.keys)
-            except KeysError as error:
-                self._say(f"The keys stay as they were: {error}")
-            else:
-                self._say(f"The keys changed: {', '.join(self.keys.accounts) or 'there are none now'}.")
-                self._saved = 0.0  # new ones learn what they took before
+        if self._store is not None and self._file.changed():
+            self._renew(self._store)
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             self._share()
         return self.keys
@@ -119,6 +133,21 @@ class Source:
     def save(self) -> None:
         """Write what keys took, before the end."""
         self._share()
+
+    def _renew(self, store: Store) -> None:
+        try:
+            found = payable(store.keys(), self._currency)
+        except KeysError as error:
+            if self._file.is_news(str(error)):
+                self._say(f"The keys stay as they were: {error}")
+            if isinstance(error, KeysUnread):
+                return
+        else:
+            self._share()  # also what those took that are revoked: they may be made again
+            self.keys = Keys(found, self.keys)
+            self._say(f"The keys changed: {', '.join(self.keys.accounts) or 'there are none now'}.")
+            self._saved = 0.0  # new ones learn what they took before
+        self._file.read()
 
     def _share(self) -> None:
         self._saved = time.monotonic()
@@ -132,7 +161,6 @@ class Source:
             if not self._unsaved and not isinstance(error, KeysError):
                 self._unsaved = True
                 self._say(f"What keys take is counted in memory only: {error}")
-            in_month(self.keys.accounts, month)
 
 
 def begin(

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from headrace.changed import stamp
+from headrace.changed import Followed
 from headrace.spec.gateway_file import GatewayFile, GatewayFileError, read
 
 LARGEST_BYTES = 2 * 1024 * 1024
@@ -23,20 +23,27 @@ class Reloaded:
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
         self._path, self._environment = path, environment
         self._text = b""
-        self._signature: object = None
+        self._file = Followed(path)
 
     def first(self) -> GatewayFile:
         """What it says now. Raises GatewayFileError."""
-        self._signature = stamp(self._path)
+        self._file.changed()
         self._text = self._content()
+        self._file.read()
         return self._parsed()
 
     def again(self, now: GatewayFile) -> GatewayFile | None:
         """What it says, when that is another thing than before. Raises GatewayFileError, once for each change."""
-        if (signature := stamp(self._path)) == self._signature:
+        if not self._file.changed():
             return None
-        self._signature = signature
-        if (text := self._content()) == self._text:
+        try:
+            text = self._content()
+        except GatewayFileError as error:
+            if self._file.is_news(str(error)):
+                raise
+            return None
+        self._file.read()
+        if text == self._text:
             return None
         self._text = text
         return _kept(self._parsed(), now)
@@ -56,6 +63,8 @@ class Reloaded:
         return keys
 
     def _parsed(self) -> GatewayFile:
+        if len(self._text) > LARGEST_BYTES:
+            raise GatewayFileError(f"{self._path} is larger than {LARGEST_BYTES} bytes.")
         file = read(self._text, str(self._path))
         self.keys(file)
         return file
@@ -63,12 +72,9 @@ class Reloaded:
     def _content(self) -> bytes:
         try:
             with self._path.open("rb") as stream:
-                content = stream.read(LARGEST_BYTES + 1)
+                return stream.read(LARGEST_BYTES + 1)
         except OSError as error:
             raise GatewayFileError(f"{self._path} cannot be read: {error.strerror}.", "`headrace render` writes it.") from None
-        if len(content) > LARGEST_BYTES:
-            raise GatewayFileError(f"{self._path} is larger than {LARGEST_BYTES} bytes.")
-        return content
 
 
 def _kept(file: GatewayFile, now: GatewayFile) -> GatewayFile:

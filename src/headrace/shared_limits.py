@@ -24,6 +24,8 @@ ANSWER_SECONDS = 2.0
 """A Redis that takes longer is away. Requests that need an answer wait so long once, and no more until it is back."""
 AGAIN_SECONDS = 1.0
 """How often a Redis that is away is asked whether it is back."""
+_PLACES_KEPT = 3
+"""Of a limit, so many are remembered: a clock that was wrong is set right again, and a budget goes back to its month."""
 _KEPT_SECONDS = 600
 _BUDGETS_KEPT_SECONDS = 40 * 86_400
 
@@ -39,8 +41,10 @@ class SharedLimits:
         self._script = self._client.register_script(files("headrace").joinpath("shared_limits.lua").read_text("utf-8"))
         self._who = secrets.token_hex(6)
         self._accounts: Callable[[], Iterable[Account]] = tuple
-        self._leases: dict[tuple[str, str], tuple[str, Lease]] = {}
-        """By key and limit: where it is told, and the lease that was told of last."""
+        self._leases: dict[tuple[str, str], dict[str, Lease]] = {}
+        """By key and limit, then by where it is told: the lease that was told of there last."""
+        self._untold: set[Account] = set()
+        """Those of whom Redis could not be told the last time."""
         self._waiting: list[tuple[Account, Callable[[], None]]] = []
         self._asking: asyncio.Task[None] | None = None
         self._one = asyncio.Lock()
@@ -93,14 +97,19 @@ class SharedLimits:
                 for lease in account.leases.values():
                     lease.need = 0.0
 
-    async def _sync(self, accounts: list[Account]) -> None:
-        """Say what was taken and is held, hear what may be taken besides. Never raises for a Redis that does not answer."""
+    async def _sync(self, accounts: list[Account]) -> bool:
+        """Say what was taken and is held, hear what may be taken besides; returns whether Redis answered, and never raises for
+        one that does not.
+        """
         async with self._one:  # what is given back is not to be overtaken by what was said before
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await self._tell(accounts)
             except self._errors as error:
+                self._untold = set(accounts)
                 await self._away(error)
+                return False
+        return True
 
     async def _tell(self, accounts: list[Account]) -> None:
         if not accounts:
@@ -129,11 +138,16 @@ class SharedLimits:
         return found
 
     def _go_on(self, of: tuple[str, str], name: str, lease: Lease) -> None:
-        """Redis is told totals: those of a key that was revoked and made again go on where they were."""
-        there, told = self._leases.get(of, (name, lease))
-        if there == name and told is not lease:
-            lease.spent += told.spent
-        self._leases[of] = name, lease
+        """Redis is told totals: those of a key that was revoked and made again, or of a month that it is again, go on there."""
+        told = self._leases.setdefault(of, {})
+        if (before := told.get(name)) is lease:
+            return
+        if before is not None:
+            lease.spent += before.spent
+        told.pop(name, None)
+        told[name] = lease
+        if len(told) > _PLACES_KEPT:
+            del told[next(iter(told))]
 
     def _arguments(self, wishes: list[Asked]) -> list[Any]:
         told: list[Any] = [self._who, GONE_SECONDS]
@@ -167,11 +181,10 @@ class SharedLimits:
             await self._client.connection_pool.disconnect()
 
     async def _look(self) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await self._client.ping()
-        except self._errors:
-            self.failures += 1
+        """Whether Redis can be told again of those it could not be: one that answers a PING may refuse the rest, as a replica
+        to read only does, or one that is full.
+        """
+        if not await self._sync([one for one in self._accounts() if one in self._untold or not _silent(one)]):
             return
         self.answers = True
         for account in self._accounts():

@@ -10,6 +10,7 @@ import pytest
 
 from headrace.reload import LARGEST_BYTES, Reloaded
 from headrace.spec.gateway_file import GatewayFileError, read
+from tests.no_descriptors import no_descriptors
 
 GOOD: dict[str, Any] = {"namespace": "inference", "models": {"chat": {"service": "chat", "slots": 4}}}
 
@@ -107,6 +108,17 @@ def test_a_file_that_is_gone_for_a_while_is_told_of_once(mounted: Mounted) -> No
         reloaded.again(first)
     assert reloaded.again(first) is None
     mounted.turn(text(aliases={"gpt": "chat"}))
+    assert reloaded.again(first) is not None
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_told_of_once_and_read_when_it_can(mounted: Mounted) -> None:
+    reloaded = Reloaded(mounted.file, {})
+    first = reloaded.first()
+    mounted.turn(text(aliases={"gpt": "chat"}))
+    with no_descriptors():
+        with pytest.raises(GatewayFileError, match="cannot be read: Too many open files"):
+            reloaded.again(first)
+        assert reloaded.again(first) is None
     assert reloaded.again(first) is not None
 
 

@@ -1,8 +1,10 @@
 """The file of keys: what is in it, who may read it, what happens when it changes or breaks; and use kept from run to run."""
 
 import asyncio
+import contextlib
 import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 
 from headrace.cli import main
 from headrace.errors import UsageError
-from headrace.gateway.accounts import Use
+from headrace.gateway.accounts import Account, Key, Use
 from headrace.key_store import KeysError, Store, Stored
-from headrace.keys import Source, Uses, from_environment, this_month, watched
+from headrace.keys import MONTHS_KEPT, Source, Uses, from_environment, this_month, watched
+from tests.no_descriptors import no_descriptors
 
 
 def made(path: Path, name: str = "search", **limits) -> str:
@@ -44,6 +47,35 @@ def test_a_changed_file_is_taken_and_a_broken_one_told_of_once(tmp_path):
     assert sum("stay as they were" in line for line in said) == 1
     path.unlink()
     assert list(source.again().accounts) == ["search", "batch"], "a file that is gone revokes nobody by accident"
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_told_of_once_and_read_when_it_can(tmp_path):
+    """Whatever refuses, permissions or a lack of descriptors, leaves the file as it was: a key that was revoked would stay."""
+    path, said = tmp_path / "keys.json", []
+    for name in ("search", "batch"):
+        made(path, name)
+    source = Source(f"file:{path}", {}, said.append)
+    source.first()
+    Store(path).revoke("batch")
+    with no_descriptors():
+        for _ in range(3):
+            assert list(source.again().accounts) == ["search", "batch"]
+    assert sum("stay as they were" in line for line in said) == 1
+    assert list(source.again().accounts) == ["search"]
+    Store(path).revoke("search")
+    with no_descriptors():
+        source.again()
+    assert sum("stay as they were" in line for line in said) == 2, "another time it is told of again"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_stays_its_owners(tmp_path):
+    """A gateway that runs as somebody reads on after `sudo headrace key revoke`."""
+    path = tmp_path / "keys.json"
+    made(path)
+    os.chown(path, 12_345, 23_456)
+    Store(path).revoke("search")
+    assert (path.stat().st_uid, path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (12_345, 23_456, 0o600)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +244,62 @@ def test_use_that_cannot_be_read_is_not_written_over(tmp_path, monkeypatch, caps
     assert file.read_text() == before
     source.save()
     assert source.keys.accounts["search"].use == Use(31, 110, 55)
+
+
+# ---- a clock that is wrong for a moment
+
+
+def counting(path: Path) -> tuple[Uses, dict[str, Account]]:
+    """A gateway that begins with one key."""
+    return Uses(path), {"search": Account(Key("search", b""))}
+
+
+@pytest.mark.parametrize("wrong", ["2026-10", "2026-12", "1970-01", "2099-01"])
+def test_a_clock_that_is_wrong_until_it_is_set_takes_no_month_away(tmp_path, wrong):
+    """A machine boots and does not know the time yet."""
+    path, taken, meanwhile = tmp_path / "keys.json", Use(5, 100, 50, 7), Use(1, 10, 1, 1)
+    for month, use in (("2026-11", taken), (wrong, meanwhile)):
+        uses, accounts = counting(path)
+        uses.share(accounts, month)
+        accounts["search"].use = use
+        uses.share(accounts, month)
+    uses.share(accounts, "2026-11")
+    assert accounts["search"].use == taken
+    assert Uses(path).read("2026-11") == {"search": taken}
+    assert Uses(path).read(wrong) == {"search": meanwhile}
+    accounts["search"].use = Use(6, 110, 51, 8)
+    uses.share(accounts, "2026-11")
+    assert Uses(path).read("2026-11") == {"search": Use(6, 110, 51, 8)}
+
+
+@pytest.mark.parametrize("wrong", ["2026-10", "2099-01"])
+@pytest.mark.parametrize("written", [True, False])
+def test_a_clock_that_jumps_and_comes_back_finds_what_was_counted_here(tmp_path, wrong, written):
+    """Also what was not written yet, and where nothing can be."""
+    path = tmp_path / "keys.json"
+    uses, accounts = counting(path)
+    if not written:
+        path.with_name("keys.use.json").mkdir()
+    for month, use in (("2026-11", Use(5, 100, 50)), ("2026-11", Use(6, 110, 51)), (wrong, Use(1, 10, 1)), ("2026-11", None)):
+        with contextlib.nullcontext() if written else pytest.raises(IsADirectoryError):
+            uses.share(accounts, month)
+        if use is not None:
+            accounts["search"].use = use
+    assert accounts["search"].use == Use(6, 110, 51)
+
+
+def test_only_a_few_months_are_kept(tmp_path):
+    path = tmp_path / "keys.json"
+    uses, accounts = counting(path)
+    months = [f"2026-{number:02}" for number in range(1, 13)]
+    for number, month in enumerate(months, 1):
+        uses.share(accounts, month)
+        accounts["search"].use = Use(number)
+        uses.share(accounts, month)
+    assert [month for month in months if Uses(path).read(month)] == months[-MONTHS_KEPT:]
+    written = json.loads(path.with_name("keys.use.json").read_text())
+    assert (written["month"], written["keys"]["search"][0]) == ("2026-12", 12), "as gateways of before read it"
+    assert len(uses._known) == MONTHS_KEPT
 
 
 async def test_what_a_task_that_nobody_waits_for_fails_with_is_told_at_once():

@@ -208,6 +208,36 @@ async def test_while_redis_is_away_each_goes_by_itself_and_comes_back(redis: Red
     await other.close()
 
 
+@pytest.mark.parametrize(
+    ("refuses", "allows"),
+    [
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),  # to be read only
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),  # full
+        ("SET headrace:{search}:requests x", "DEL headrace:{search}:requests"),  # something else is there
+    ],
+)
+async def test_a_redis_that_answers_and_refuses_is_away_until_it_takes_what_it_is_told(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, refuses: str, allows: str
+) -> None:
+    from redis.asyncio import Redis as Client
+
+    monkeypatch.setattr(shared_limits, "AGAIN_SECONDS", 0.02)
+    front = Front(redis, key(rpm=600))
+    async with Client.from_url(redis.url) as client:
+        await client.execute_command(*refuses.split())
+        assert await front.request()
+        await until(lambda: front.shared.failures > 5, "it is asked again and again")
+        assert await front.request()
+        assert not front.shared.answers
+        assert len(front.said) == 1, front.said
+        await client.execute_command(*allows.split())
+        await until(lambda: front.shared.answers, "it is back")
+    assert len(front.said) == 2
+    assert await front.request()
+    await until(lambda: front.account.leases["requests"].heard_at is not None, "it is shared")
+    await front.close()
+
+
 async def test_a_wrong_password_is_an_absence_and_a_right_one_is_taken(tmp_path: Path) -> None:
     with running(tmp_path, "--requirepass", "right-password") as redis:
         right, wrong = Front(redis, key(rpm=5), password="right-password"), Front(redis, key(rpm=5), password="wrong-password")
@@ -248,6 +278,17 @@ async def test_a_key_made_again_or_a_limit_it_has_again_forgets_nothing(redis: R
     await until(lambda: other.account.leases["budget"].used >= 210, "what was taken before counts")
     for each in (front, other):
         await each.close()
+
+
+async def test_a_clock_that_is_wrong_for_a_moment_takes_nothing_back_of_a_budget(redis: Redis) -> None:
+    front = Front(redis, key(budget=1000))
+    for month, told in (("2026-11", 100), ("2026-10", 100), ("2026-11", 200)):
+        front.account.in_month(month)
+        for _ in range(10):
+            assert await front.request()
+            front.ended()
+        await until(lambda told=told: front.account.leases["budget"].used == told, "it is told")  # type: ignore[misc]
+    await front.close()
 
 
 @pytest.mark.parametrize("made_again", [True, False])

@@ -88,7 +88,7 @@ class AccessLog:
         client, request, asked = exchange.client, exchange.request, exchange.ask.model
         head = request.head
         entry = Entry(
-            "", exchange.request_id.decode(), client.address, key_name(head), head.method, head.path[:LONGEST],
+            "", exchange.request_id.decode(), client.address, over.key, head.method, head.path[:LONGEST],
             over.model, None if asked == over.model else asked[:LONGEST], over.replica or None,
             over.status, end, refusal.code[:LONGEST] if refusal is not None else None,
             over.seconds, over.waited, over.ttft, over.tokens_in, over.tokens_out, len(request.body), client.sent,

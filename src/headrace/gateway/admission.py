@@ -17,6 +17,9 @@ from headrace.gateway.routing import Booked, Receipt, Routing
 
 Ticket = TypeVar("Ticket", bound=Hashable)
 
+Patience = tuple[float, float]
+"""A time, and how long the request may wait in all: other limits do not change what those that are here came with."""
+
 _NOBODY: frozenset[str] = frozenset()
 _RECENT = 0.1  # weight of the newest service time in the running mean
 _OLDEST_BATCH = 15.0  # seconds, and at most a quarter of what a request may wait: then batch yields no more
@@ -49,6 +52,7 @@ class Queue(Generic[Ticket]):
         "_avoid",
         "_fair",
         "_limit",
+        "_patience",
         "_prompts",
         "_served",
         "_wait",
@@ -63,12 +67,13 @@ class Queue(Generic[Ticket]):
     def __init__(self, limit: int, wait: float) -> None:
         self._limit = limit
         self._wait = wait
-        self._waiting: OrderedDict[Ticket, float] = OrderedDict()  # ticket → when it gives up
+        self._patience: Patience = (wait, wait)  # of a new request, which has all of it left
+        self._waiting: OrderedDict[Ticket, Patience] = OrderedDict()  # ticket → when it gives up
         self._fair: FairOrder[Ticket] = FairOrder(min(_OLDEST_BATCH, wait / 4))
         self.settled = self._fair.settled
         """A request of that share, which was served, took so many `tokens` more than its work said."""
         self._avoid: dict[Ticket, frozenset[str]] = {}
-        self._served: dict[Ticket, tuple[str, float, float, Booked]] = {}
+        self._served: dict[Ticket, tuple[str, float, Patience, Booked]] = {}
         # ticket → where it runs, since when, how long it may yet wait, what it takes there
         self._prompts: dict[Ticket, Prompt] = {}  # of those that wait
         self.routing = Routing()
@@ -100,7 +105,7 @@ class Queue(Generic[Ticket]):
 
     def limited(self, limit: int, wait: float) -> None:
         """Other limits, for requests that come from now on."""
-        self._limit, self._wait = limit, wait
+        self._limit, self._wait, self._patience = limit, wait, (wait, wait)
         self._fair.age = min(_OLDEST_BATCH, wait / 4)
 
     def arrived(self, ticket: Ticket, now: float, work: Work | None = None) -> list[Effect[Ticket]]:
@@ -124,7 +129,7 @@ class Queue(Generic[Ticket]):
             return None
         if work is not None:
             self._fair.served_at_once(work)
-        self._served[ticket] = (replica, now, self._wait, routing.began(replica, prompt))
+        self._served[ticket] = (replica, now, self._patience, routing.began(replica, prompt))
         return replica
 
     def kept_waiting(self, ticket: Ticket, now: float, work: Work | None) -> list[Effect[Ticket]]:
@@ -137,7 +142,7 @@ class Queue(Generic[Ticket]):
                 return [Reject(ticket, "full", self.retry_after())]
             effects = [Reject(victim, "full", self.retry_after())]
             self._forget(victim)
-        self._waiting[ticket] = now + self._wait
+        self._waiting[ticket] = now + self._wait, self._wait
         if work is not None:
             self._fair.add(ticket, work, now)
         return effects + self._next(now)
@@ -148,14 +153,14 @@ class Queue(Generic[Ticket]):
         It was accepted once, so the limit does not hold for it. It may wait for what is left of its time, of which
         knocking at a replica that could not be `reached` is a part.
         """
-        since, may_wait = now, 0.0
+        since, may_wait, wait = now, 0.0, self._wait
         if (held := self._served.pop(ticket, None)) is not None:
-            replica, since, may_wait, booked = held
+            replica, since, (may_wait, wait), booked = held
             self.routing.ended(replica, booked)
         if not reached and (may_wait := may_wait - (now - since)) <= 0:
             return [Reject(ticket, "expired", self.retry_after()), *self._next(now)]
         self._avoid[ticket] = avoid
-        self._waiting[ticket] = now + may_wait
+        self._waiting[ticket] = now + may_wait, wait
         self._waiting.move_to_end(ticket, last=False)
         return self._next(now)
 
@@ -179,7 +184,7 @@ class Queue(Generic[Ticket]):
 
     def tick(self, now: float) -> list[Effect[Ticket]]:
         """Time passed: requests that waited longer than they may are refused."""
-        expired = [ticket for ticket, until in self._waiting.items() if until <= now]
+        expired = [ticket for ticket, (until, _) in self._waiting.items() if until <= now]
         for ticket in expired:
             self._forget(ticket)
         return [Reject(ticket, "expired", self.retry_after()) for ticket in expired]
@@ -190,7 +195,10 @@ class Queue(Generic[Ticket]):
 
     def oldest(self) -> float | None:
         """Since when the first in line has waited; None when nobody waits."""
-        return next(iter(self._waiting.values())) - self._wait if self._waiting else None
+        if not self._waiting:
+            return None
+        until, wait = next(iter(self._waiting.values()))
+        return until - wait
 
     def retry_after(self) -> int:
         """Whole seconds until a request sent then should find a slot: those waiting and itself, at the measured service rate.
@@ -215,10 +223,10 @@ class Queue(Generic[Ticket]):
             prompt = self._prompts[ticket] = self.prompt(ticket)
         return prompt
 
-    def _serve(self, ticket: Ticket, replica: str, now: float, until: float) -> Serve[Ticket]:
+    def _serve(self, ticket: Ticket, replica: str, now: float, left: Patience) -> Serve[Ticket]:
         routing = self.routing
         booked = routing.began(replica, self._prompts.pop(ticket, SHORT))
-        self._served[ticket] = (replica, now, until - now, booked)
+        self._served[ticket] = (replica, now, left, booked)
         return Serve(ticket, replica, routing.receipt)
 
     def _next(self, now: float) -> list[Effect[Ticket]]:
@@ -245,10 +253,10 @@ class Queue(Generic[Ticket]):
         return effects
 
     def _serve_waiting(self, ticket: Ticket, replica: str, now: float) -> Serve[Ticket]:
-        until = self._waiting.pop(ticket)
+        until, wait = self._waiting.pop(ticket)
         if ticket in self._fair:
             self._fair.served(ticket, now)
-        served = self._serve(ticket, replica, now, until)
+        served = self._serve(ticket, replica, now, (until - now, wait))
         self._forget(ticket)
         return served
 

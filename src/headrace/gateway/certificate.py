@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from headrace.changed import stamp
+from headrace.changed import Followed
 from headrace.errors import HeadraceError
 from headrace.gateway.x509 import validity
 from headrace.spec.tls import TlsSpec
@@ -29,6 +29,10 @@ class CertificateError(HeadraceError):
     exit_code = 78
 
 
+class CertificateUnread(CertificateError):
+    """The system refused to read it, which may pass."""
+
+
 class Certificate:
     """`gateway.tls` of the spec. `context` is what new connections get; `say` tells of what is wrong, once for each change.
 
@@ -41,11 +45,13 @@ class Certificate:
         if wanted.clients is not None:
             self._files["clients"] = Path(wanted.clients)
         self._say, self._clock = say, clock
-        self._signature = self._signed()
+        self._followed = Followed(*self._files.values())
+        self._followed.changed()
         self._looked = clock()
         self._told: tuple[float, str] | None = None
         self.context, self.not_after = self._read()
         """`not_after` in seconds since 1970."""
+        self._followed.read()
         say(f"TLS: {self._files['cert']} is good until {_day(self.not_after)}{self._left()}.")
         self._remark()
 
@@ -59,8 +65,7 @@ class Certificate:
         if 0 <= self._clock() - self._looked < LOOK_SECONDS:
             return
         self._looked = self._clock()
-        if (signature := self._signed()) != self._signature:
-            self._signature = signature  # of before they are read: what changes meanwhile is read next time
+        if self._followed.changed():
             self._again()
         self._remark()
 
@@ -68,9 +73,13 @@ class Certificate:
         try:
             self.context, self.not_after = self._read()
         except CertificateError as error:
-            self._say(f"The certificate stays as it was: {error}")
+            if self._followed.is_news(str(error)):
+                self._say(f"The certificate stays as it was: {error}")
+            if isinstance(error, CertificateUnread):
+                return
         else:
             self._say(f"TLS: another certificate is in force, good until {_day(self.not_after)}{self._left()}.")
+        self._followed.read()
 
     def _remark(self) -> None:
         """Say once of each certificate that its end is near, and once that it is over."""
@@ -112,12 +121,9 @@ class Certificate:
             try:
                 context.load_verify_locations(clients)
             except OSError as error:
-                raise _wrong("clients", clients, f"cannot be used: {error}") from None
+                raise _wrong("clients", clients, f"cannot be used: {error}", kind=_kind(error)) from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
-
-    def _signed(self) -> object:
-        return [stamp(path) for path in self._files.values()]
 
 
 class _Locked:
@@ -143,7 +149,7 @@ def _text(part: Part, path: Path) -> str:
         with path.open("rb") as stream:
             raw = stream.read(LARGEST_BYTES + 1)
     except OSError as error:
-        raise _wrong(part, path, f"cannot be read: {error.strerror}") from None
+        raise _wrong(part, path, f"cannot be read: {error.strerror}", kind=CertificateUnread) from None
     if len(raw) > LARGEST_BYTES:
         raise _wrong(part, path, f"is larger than {LARGEST_BYTES:,} bytes")
     return raw.decode("latin-1")
@@ -170,11 +176,16 @@ def _unusable(cert: Path, key: Path, error: Exception, *, locked: bool) -> Certi
             "key", key, f"is not the key of {cert}", "Each certificate has its own key: name the two that were made together."
         )
     said = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    return _wrong("cert", cert, f"and {key} cannot be used together: {said}")
+    return _wrong("cert", cert, f"and {key} cannot be used together: {said}", kind=_kind(error))
 
 
-def _wrong(part: Part, path: Path, what: str, fix: str = "") -> CertificateError:
-    return CertificateError(f"gateway.tls.{part}: {path} {what}.", fix)
+def _kind(error: Exception) -> type[CertificateError]:
+    """What OpenSSL thinks of a file it has read is an SSLError, which is an OSError too."""
+    return CertificateUnread if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else CertificateError
+
+
+def _wrong(part: Part, path: Path, what: str, fix: str = "", kind: type[CertificateError] = CertificateError) -> CertificateError:
+    return kind(f"gateway.tls.{part}: {path} {what}.", fix)
 
 
 def _day(seconds: float) -> str:

@@ -60,7 +60,6 @@ class Gateway:
         certificate: Certificate | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limits = limits
         self._aliases = dict(aliases)
         self._app = app
         self._trusted = trusted
@@ -123,12 +122,10 @@ class Gateway:
         their limits on bodies.
         """
         wanted = {status.model: status for status in statuses}
-        self._limits, self._aliases, self.body_limit = limits, dict(aliases), limits.body_bytes
+        self._aliases, self.body_limit = dict(aliases), limits.body_bytes
         self.connections.limits = limits
         for name in [name for name in self.models if name not in wanted]:
-            model = self._retired[name] = self.models.pop(name)
-            for exchange in () if model.pools else model.queue.waiting():
-                exchange.refuse(Refusal(404, f'The model "{name}" is served no more.', "model_not_found", param="model"))
+            self._retired[name] = self.models.pop(name)
         for name, status in wanted.items():
             served = self.models.get(name) or self._retired.pop(name, None)
             if served is None:
@@ -225,6 +222,10 @@ class Gateway:
             self.log.flush()
 
     def _forget_retired(self) -> None:
+        for name, model in self._retired.items():
+            if not model.queue.capacity:  # it drains, or took no connection, and control tells of it no more
+                for exchange in model.queue.waiting():
+                    exchange.refuse(Refusal(404, f'The model "{name}" is served no more.', "model_not_found", param="model"))
         for name in [name for name, model in self._retired.items() if not model.exchanges]:
             model = self._retired.pop(name)
             self._last += model.finished

@@ -47,7 +47,6 @@ class Upstream(asyncio.Protocol):
         "_left",
         "_paused",
         "_pool",
-        "_used",
         "answered",
         "chunks",
         "head",
@@ -62,11 +61,11 @@ class Upstream(asyncio.Protocol):
         self._left = 0
         self._heard = False
         self._paused = False
-        self._used = False
         self.answered: Answered | None = None
         self.chunks: Chunks | None = None
         self.head: ResponseHead | None = None
         self.idle_until = 0.0
+        """Until when it may be used again; 0 before its first answer."""
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made, before any use
 
     def send(self, answered: Answered, head: bytes, body: bytes, bodyless: bool = False) -> None:
@@ -178,7 +177,7 @@ class Upstream(asyncio.Protocol):
         """The connection is free for the next request, if it can carry one; whose answer it carried."""
         answered, self.answered = self.answered, None
         assert answered
-        self._used = True
+        self._heard = False  # that was this answer's sound, not the next one's
         if head.keep_alive and not extra and not self.transport.is_closing():
             if self._paused:
                 self.resume()
@@ -195,7 +194,8 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self)
-        self._break(f"{self._pool.replica} closed the connection", stale=self._used and self.head is None and not self._buffer)
+        stale = self.idle_until > 0 and self.head is None and not self._buffer
+        self._break(f"{self._pool.replica} closed the connection", stale=stale)
 
     def _break(self, reason: str, *, stale: bool) -> None:
         answered, self.answered = self.answered, None

@@ -15,7 +15,7 @@ from headrace.gateway.accounts import Key
 from headrace.gateway.keys import Keys
 
 from .clients import MESSAGES, asking, chat, get, request
-from .engines import ANSWER, STREAM, answers, chunk, event, eventually, holds, says, streams_and_holds, whole
+from .engines import ANSWER, STREAM, Gate, answers, chunk, event, eventually, holds, in_turn, says, streams_and_holds, whole
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PRINTABLE = set(string.printable.encode()) - set(b"\t\r\x0b\x0c")
@@ -197,6 +197,25 @@ async def test_no_prompt_no_answer_and_no_secret_is_in_it(world, log, tmp_path):
     written = (tmp_path / "access.jsonl").read_bytes()
     for part in (secret.encode(), b"not-the-key", b"crumbs", MESSAGES[0]["content"].encode(), b"Hi", ANSWER):
         assert part not in written
+
+
+async def test_a_request_that_outlives_its_key_is_logged_with_its_name(world, log):
+    """The head is shared with a request that came when the key was nobody's any more."""
+    gate = Gate()
+    await world.engine(in_turn(gate, answers))
+    world.gateway.keys = Keys([Key("somebody", sha256(b"secret").digest())])
+    same = request(asking(), "Authorization: Bearer secret")
+    first, second = await world.client(), await world.client()
+    await first.send(same)
+    await eventually(lambda: world.running == 1, "one runs")
+    await second.send(same)
+    assert (await second.answer()).status == 200
+    world.gateway.keys = Keys([], world.gateway.keys)
+    await second.send(same)
+    assert (await second.answer()).status == 401
+    gate.let()
+    assert (await first.answer()).status == 200
+    assert [(entry["status"], entry["key"]) for entry in await log(3)] == [(200, "somebody"), (401, None), (200, "somebody")]
 
 
 @pytest.mark.parametrize(

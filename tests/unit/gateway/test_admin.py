@@ -249,6 +249,12 @@ async def test_the_status_says_what_runs_where(world):
     client.close()
 
 
+async def test_the_status_says_what_administrators_asked_for(world):
+    world.view.wants = {"chat": "2"}
+    rows = (await world.ask(get("/admin/status"))).json["models"]
+    assert {row["name"]: row["wish"] for row in rows} == {"chat": "2", "vectors": "auto"}
+
+
 async def test_logs_are_shown_by_replica_and_by_model(world):
     world.view.replicas = [replica(), replica("chat-2")]
     one = await world.ask(get("/admin/logs/chat-1?lines=2"))

@@ -257,6 +257,23 @@ def test_the_time_to_come_back_is_the_queue_at_the_measured_rate(seconds, slots,
     assert queue.retry_after() == after
 
 
+@pytest.mark.parametrize("other", [WAIT * 10, WAIT / 10])
+def test_other_limits_change_nothing_of_those_that_are_here(other):
+    queue = served(2)
+    queue.arrived("retried", 0)
+    queue.arrived("runs", 0)
+    queue.arrived("waits", 3)
+    queue.limited(8, other)
+    queue.arrived("new", 4)
+    assert queue.oldest() == 3
+    queue.resized({}, 5)
+    queue.retried("retried", none, 5)
+    assert queue.oldest() == 5, "it runs no more, and never waited before"
+    times = sorted((3.9 + other, 4 + other, 2.9 + WAIT, 3 + WAIT, 4.9 + WAIT, 5 + WAIT))
+    given_up = {effect.ticket: now for now in times for effect in queue.tick(now)}
+    assert given_up == {"new": 4 + other, "waits": 3 + WAIT, "retried": 5 + WAIT}
+
+
 # ---- routing
 
 

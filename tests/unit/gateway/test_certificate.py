@@ -14,6 +14,7 @@ from headrace.gateway import certificate as certificates
 from headrace.gateway.certificate import SOON_SECONDS, Certificate, CertificateError
 from headrace.gateway.x509 import validity
 from headrace.spec.tls import TlsSpec
+from tests.no_descriptors import no_descriptors
 
 from .certificates import authority, openssl, pair, turn
 
@@ -111,6 +112,47 @@ def test_files_that_go_while_they_are_read_leave_what_there_was(files, issued, t
     now += 2
     certificate.look()
     assert "another certificate is in force" in said[-2]
+
+
+def test_files_that_cannot_be_read_for_a_moment_are_told_of_once_and_read_when_they_can(files, issued, tmp_path, said):
+    now = time.time()
+    certificate = Certificate(files, said.append, lambda: now)
+    before = certificate.context
+    turn(tmp_path, issued, "second")
+    with no_descriptors():
+        for _ in range(3):
+            now += 2
+            certificate.look()
+    assert certificate.context is before
+    assert [text for text in said if "stays as it was" in text] == [said[-1]]
+    assert "Too many open files" in said[-1]
+    now += 2
+    certificate.look()
+    assert certificate.context is not before
+
+
+def test_a_file_that_is_away_just_when_it_is_used_is_used_when_it_is_back(files, issued, tmp_path, said, monkeypatch):
+    """As it was: nothing of it has changed."""
+    now, read = time.time(), certificates._text
+    certificate = Certificate(files, said.append, lambda: now)
+    before = certificate.context
+
+    def moving(part, path):
+        text = read(part, path)
+        if part == "key":
+            path.rename(tmp_path / "aside")
+        return text
+
+    turn(tmp_path, issued, "second")
+    monkeypatch.setattr(certificates, "_text", moving)
+    now += 2
+    certificate.look()
+    assert certificate.context is before
+    monkeypatch.undo()
+    (tmp_path / "aside").rename(files.key)
+    now += 2
+    certificate.look()
+    assert certificate.context is not before
 
 
 def test_a_certificate_says_what_openssl_says_of_it(issued):

@@ -9,7 +9,7 @@ from headrace.traffic import ModelStatus
 
 from .clients import chat, get
 from .conftest import ALIASES, STATUSES, World
-from .engines import DONE, LAST, STREAM, Asked, Gate, chunk, event, eventually
+from .engines import ANSWER, DONE, LAST, STREAM, Asked, Gate, chunk, event, eventually, says, whole
 
 LIMITS = Limits(8, 8.0, 1 << 20)
 OTHER = ModelStatus("other", "generate", "loading")
@@ -72,6 +72,40 @@ async def test_who_waits_for_a_removed_model_without_a_replica_is_told(world):
     reload(world, STATUSES[1])
     answer = await client.answer()
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+
+
+async def test_who_waits_for_a_removed_model_whose_replica_drains_is_told(world):
+    gate = Gate()
+    await world.engine(gate, slots=1)
+    running, waiting = await world.client(), await world.client()
+    await running.send(chat())
+    await eventually(lambda: world.running == 1, "one runs")
+    await waiting.send(chat())
+    await eventually(lambda: world.waiting == 1, "one waits")
+    world.changes("chat-1", slots=0)
+    reload(world, STATUSES[1])
+    answer = await waiting.answer()
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    gate.let()
+    assert (await running.answer()).status == 200
+    await eventually(lambda: not world.gateway._retired, "it is forgotten")
+
+
+async def test_who_waits_for_a_removed_model_whose_replica_takes_no_connection_any_more_is_told(world):
+    gate = Gate(says(whole(ANSWER, b"200 OK", b"Connection: close")))
+    engine = await world.engine(gate, slots=1)
+    running, *waiting = [await world.client() for _ in range(3)]
+    await running.send(chat())
+    await eventually(lambda: world.running == 1, "one runs")
+    for client in waiting:
+        await client.send(chat())
+    await eventually(lambda: world.waiting == 2, "two wait")
+    reload(world, STATUSES[1])
+    engine.stop_listening()
+    gate.let()
+    assert (await running.answer()).status == 200
+    for client in waiting:
+        assert (await client.answer()).error["code"] == "model_not_found"
 
 
 async def test_a_stream_of_a_removed_model_is_not_cut(world):

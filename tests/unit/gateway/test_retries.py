@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from headrace.gateway.exchange import GAP_SECONDS
+
 from .clients import chat
 from .engines import LAST, STREAM, Gate, answers, chunk, event, eventually, holds, in_turn, says, settled, whole
 
@@ -186,6 +188,24 @@ async def test_a_silent_engine_is_given_up_in_time(world, monkeypatch):
     assert (await world.ask(chat())).status == 200
     assert engine.abandoned == 1, "its connection was closed"
     assert len(engine.asked) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_kept_connection_has_all_the_time_to_its_first_byte(world, stream):
+    """What was heard over it is of the request before."""
+    gate = Gate()
+    engine = await world.engine(in_turn(answers, gate))
+    client = await world.client()
+    await client.send(chat(stream=stream))
+    assert (await client.answer()).whole
+    await client.send(chat())
+    await engine.was_asked(2)
+    assert len(engine.lines) == 1
+    (exchange,), now = world.model.exchanges, world.gateway.now()
+    exchange.tick(now)
+    assert exchange.deadline > now + GAP_SECONDS
+    gate.let()
+    assert (await client.answer()).status == 200
 
 
 async def test_a_stream_that_falls_silent_is_broken_off_in_time(world, monkeypatch):
