@@ -1,6 +1,5 @@
 """Commands that ask and change a cluster: apply, diff, delete, status, logs, why. What is decided is in targets/kubernetes."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,7 @@ from headrace.targets.kubernetes.refusals import ClusterError, DeniedError
 from headrace.targets.kubernetes.snapshot import Snapshot, View, alive, name
 from headrace.targets.kubernetes.survey import Live
 from headrace.targets.manifests.base import called
-from headrace.terminal import Terminal
+from headrace.terminal import Terminal, agreed, can_ask
 from headrace.units import show_duration
 
 GATEWAY = "gateway"
@@ -116,7 +115,7 @@ def _deleted(api: Api, namespace: str, terminal: Terminal, *, yes: bool, weights
         kept = f" {_count(gone.kept)} with weights are left (--weights removes them)." if gone.kept else ""
         return f"Nothing of Headrace is in the namespace {namespace} of {api.where}.{kept}\n"
     terminal.say(f"In the namespace {namespace} of {api.where}: {_kinds(gone.stale)}.")
-    if not yes and not _asks(f"Delete these {len(gone.stale)} objects?"):
+    if not yes and not agreed(f"Delete these {len(gone.stale)} objects?"):
         raise UsageError("Nothing was deleted.", "--yes deletes without asking.")
     count = applying.remove(api, gone.stale, live, namespace, lambda each: terminal.say(f"- {each}"))
     said = f"{count} objects deleted from the namespace {namespace}."
@@ -186,22 +185,10 @@ def _agreed(left: Leftovers, request: Request, terminal: Terminal) -> bool:
     """Whether what is left over may go. Asked before anything is written."""
     if request.prune:
         return True
-    if not _can_ask():
+    if not can_ask():
         return False  # what is left over is told at the end
     terminal.say(f"The file names no more, and the cluster has: {', '.join(map(str, left.stale))}.")
-    return _asks(f"Remove these {len(left.stale)} objects after applying?")
-
-
-def _asks(question: str) -> bool:
-    """Yes or no; no where nobody can be asked."""
-    if not _can_ask():
-        return False
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _can_ask() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    return agreed(f"Remove these {len(left.stale)} objects after applying?")
 
 
 def _tell_leftovers(left: Leftovers, terminal: Terminal, *, removed: bool) -> None:

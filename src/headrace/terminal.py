@@ -33,6 +33,19 @@ def is_quiet() -> bool:
     return _quiet
 
 
+def can_ask() -> bool:
+    """Whether somebody is there who reads a question (on standard error) and answers it (on standard input)."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def agreed(question: str) -> bool:
+    """Ask, with `[y/N]` behind the question; no where nobody can be asked. Standard output stays with what the command prints."""
+    if not can_ask():
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 class Terminal:
     """Writes to `stream` (default: standard error). Progress is a line that is redrawn on a terminal, elsewhere one now and then.
 

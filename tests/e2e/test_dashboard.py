@@ -144,6 +144,26 @@ def test_the_playground_streams_compares_and_stops(page: Any) -> None:
     playwright.expect(page.locator("#code")).to_contain_text("from openai import OpenAI")
 
 
+def test_starting_over_during_an_answer_leaves_nothing_of_it_in_the_next_chat(page: Any) -> None:
+    page.goto("/playground")
+    playwright.expect(page.locator("#model-0 option")).to_have_count(2)
+    side = page.locator(".side").first
+    page.get_by_label("Most tokens").fill("400")
+    page.get_by_label("Message", exact=True).fill("Tell me a long story.")
+    page.get_by_role("button", name="Send").click()
+    playwright.expect(side.locator(".turn.assistant")).not_to_be_empty()
+    page.locator("#clear").click()
+    playwright.expect(page.locator("#send")).to_be_enabled()  # by then the answer has ended
+    playwright.expect(side.locator("header p")).to_have_text("")
+    playwright.expect(side.locator(".turn")).to_have_count(0)
+    page.get_by_label("Most tokens").fill("8")
+    page.get_by_label("Message", exact=True).fill("Hello.")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.get_by_role("button", name="Send").click()
+    assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "Hello."}]
+    playwright.expect(side.locator("header p")).to_contain_text("done")
+
+
 def test_memory_is_drawn_in_named_parts_and_costs_are_those_of_the_file(page: Any) -> None:
     page.goto("/")
     bar = page.locator("#memory-title ~ svg.bar").first

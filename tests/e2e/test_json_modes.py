@@ -18,6 +18,10 @@ COMMANDS = (
     "plan llama.yaml --machine A100-80GB --offline --json",
     "plan llama.yaml --machine azure --offline --json",
     "plan both.yaml --machine A100-80GB --offline --json",  # packed
+    "plan served.yaml --update --offline --json",
+    "plan kept.yaml --diff --offline --json",
+    "plan llama.yaml --forget --json",
+    "plan --engines --json",
     "engines --json",
     "check llama.yaml --json",
     "key list --json --file keys.json",
@@ -27,7 +31,10 @@ COMMANDS = (
     "status --decisions --json",
     "status --keys --json",
     "top --once --json",
+    "graduate --status --json",
+    "reload --status --json",  # before any
     "reload --dry-run --json",
+    "reload --detach --json",
     "bench chat --concurrency 1 --duration 1s --warmup 0s --output 4 --prompt 16 --json -",
 )
 
@@ -42,9 +49,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
     Store(folder / "keys.json").add(Stored("team", ""))
     with fake_engine("--tokens", "4") as address:
         (folder / "served.yaml").write_text(f"models: {{chat: {{url: '{address}', slots: 4}}}}\n")
+        (folder / "kept.yaml").write_text((folder / "served.yaml").read_text())
+        (folder / "kept.lock").write_text("{version: 1, headrace: '0', machine: {}, models: {}}\n")  # of an earlier Headrace
         served = Served(["served.yaml", "--listen", "127.0.0.1:0"], folder)
         served.wait_for("chat is ready")
-        yield folder, {**os.environ, "HEADRACE_URL": served.url}
+        yield folder, {**os.environ, "HEADRACE_URL": served.url, "HEADRACE_CACHE": str(folder / "cache")}
         served.close()
 
 

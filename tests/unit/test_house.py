@@ -11,12 +11,23 @@ from pathlib import Path
 import pytest
 
 from headrace.cli import commands, parser
+from headrace.spec.addresses import LISTEN
 from headrace.spec.load import loads
 from headrace.weights.source import parse
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "headrace"
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
+
+OTHER_PORTS = {
+    "4318": "an OpenTelemetry collector",
+    "6379": "Redis",
+    "8001": "kubectl proxy",
+    "9001": "an engine that runs already",
+    "9002": "another one",
+    "9090": "Prometheus",
+}
+"""What listens on this machine in the pages, beside the gateway."""
 
 
 def tree_in_docs() -> dict[str, bool]:
@@ -76,6 +87,12 @@ def test_commands_in_the_pages_exist(page: Path) -> None:
         r"`?headrace ([a-z]+)\b", "\n".join(re.findall(r"```sh\n.*?```|`headrace [^`]+`", page.read_text(), re.DOTALL))
     ):
         assert name in known, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_addresses_in_the_pages_are_the_gateways_or_another_servers(page: Path) -> None:
+    for address in re.findall(r"\b(?:127\.0\.0\.1|localhost):[0-9]+", page.read_text()):
+        assert address.partition(":")[2] in {LISTEN.partition(":")[2], *OTHER_PORTS}, address
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda script: script.name)

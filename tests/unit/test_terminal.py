@@ -8,7 +8,7 @@ import pytest
 
 from headrace.cli import parser
 from headrace.measure.progress import Progress
-from headrace.terminal import Terminal, is_quiet, quiet
+from headrace.terminal import Terminal, agreed, can_ask, is_quiet, quiet
 
 MIB = 2**20
 
@@ -104,3 +104,28 @@ def test_every_command_can_be_quiet(name: str) -> None:
 def test_quiet_is_understood_before_and_after_the_second_word() -> None:
     for line in (["key", "list"], ["key", "-q", "list"], ["key", "list", "-q"], ["key", "-q", "list", "--quiet"]):
         assert parser().parse_args(line).quiet == (len(line) > 2)
+
+
+ASKED = [
+    # what is typed, who is there (standard input, standard error), whether that is a yes
+    ("y\n", (True, True), True),
+    (" YES \n", (True, True), True),
+    ("yes, please\n", (True, True), False),
+    ("\n", (True, True), False),  # Enter: the answer that changes nothing
+    ("", (True, True), False),  # Ctrl-D
+    ("y\n", (False, True), False),  # `yes | headrace …`: --yes says it, a pipe does not
+    ("y\n", (True, False), False),  # nobody would see the question
+]
+
+
+@pytest.mark.parametrize(("typed", "there", "yes"), ASKED)
+def test_a_question_is_asked_of_who_is_there_and_leaves_standard_output_alone(
+    typed: str, there: tuple[bool, bool], yes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin, stderr = (Tty(typed) if there[0] else io.StringIO(typed), Tty() if there[1] else io.StringIO())
+    monkeypatch.setattr("sys.stdin", stdin)
+    monkeypatch.setattr("sys.stderr", stderr)
+    assert can_ask() is all(there)
+    assert agreed("Go on?") is yes
+    assert stderr.getvalue() == ("Go on? [y/N] " if all(there) else "")
+    assert capsys.readouterr().out == ""

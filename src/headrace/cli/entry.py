@@ -184,17 +184,19 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     """1 when --strict is asked for and the best offer misses the intent, else 0."""
+    import json
+
     from headrace.elsewhere import Question
     from headrace.planning import answer, difference, engine_table, forgotten
     from headrace.terminal import Terminal
 
     if options.engines:
-        print(engine_table())
+        print(engine_table(as_json=options.json))
         return 0
     what, terminal = _what(options), Terminal()
     spec = _spec(what, None)
     if options.forget:
-        print(forgotten(spec))
+        print(json.dumps(forgotten(spec)) if options.json else forgotten(spec))
         return 0
     question = Question(
         options.machine,

@@ -1,12 +1,12 @@
 """The commands `headrace advise`, `graduate` and `drill`: when to move on, moving a model, proving that nothing is dropped."""
 
 import argparse
-import sys
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.cli.graduate_cluster import add_options, graduate
+from headrace.cli.graduate_cluster import add_options, graduate, unchanged
 from headrace.errors import HeadraceError, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def _graduate(options: argparse.Namespace, spec: SpecOf) -> int:
         if given:
             raise UsageError(f"{said} is for a cluster.", "Add --cluster; a running gateway is asked by its --url.")
     if options.status and options.model is None:
-        print(_list(_graduations(options.url)))
+        found = _graduations(options.url)
+        print(json.dumps(found, indent=2) if options.json else _list(found))
         return 0
     if options.model is None:
         raise UsageError("Name the model.", "For example: headrace graduate chat --to openvino")
@@ -78,11 +79,12 @@ def _graduate(options: argparse.Namespace, spec: SpecOf) -> int:
     aim = _aim(options)
     move = f"Move {options.model} to {options.to}: {options.steps} % of the traffic, back by itself when a guard is broken?"
     if not options.yes and not _agreed(move, "to go ahead"):
-        print("Nothing was changed.")
+        unchanged(options)
         return 0
-    post(options.url, _PATH, aim)
+    begun = post(options.url, _PATH, aim)["graduations"]
     if options.detach:
-        print(f"Begun. headrace graduate {options.model} --status watches it.")
+        said = f"Begun. headrace graduate {options.model} --status watches it."
+        print(json.dumps(_of(options.model, begun), indent=2) if options.json else said)
         return 0
     return _watched(options)
 
@@ -114,9 +116,11 @@ def _prompts(file: Path) -> list[str]:
 
 
 def _agreed(question: str, why_yes: str) -> bool:
-    if not sys.stdin.isatty():
+    from headrace.terminal import agreed, can_ask
+
+    if not can_ask():
         raise UsageError("Nobody is there to ask.", f"Say --yes {why_yes}.")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return agreed(question)
 
 
 def _graduations(url: str) -> list[dict[str, Any]]:
@@ -126,9 +130,15 @@ def _graduations(url: str) -> list[dict[str, Any]]:
     return found
 
 
+def _of(model: str, graduations: list[dict[str, Any]]) -> dict[str, Any]:
+    found = next((one for one in graduations if one["model"] == model), None)
+    if found is None:
+        raise UsageError(f'There was no graduation of "{model}" here.')
+    return found
+
+
 def _watched(options: argparse.Namespace) -> int:
     """Print what happens until it is over."""
-    import json
     import time
 
     from headrace.report import followed
@@ -136,10 +146,7 @@ def _watched(options: argparse.Namespace) -> int:
     seen = 0
 
     def asked() -> dict[str, Any]:
-        found = next((one for one in _graduations(options.url) if one["model"] == options.model), None)
-        if found is None:
-            raise UsageError(f'There was no graduation of "{options.model}" here.')
-        return found
+        return _of(options.model, _graduations(options.url))
 
     def told(one: dict[str, Any]) -> None:
         nonlocal seen
@@ -266,6 +273,7 @@ def _drill(options: argparse.Namespace) -> int:
         raise UsageError("--requests and --tokens are at least 1, --clients between 1 and 256, --kills at least 0.")
     kill = f"Kill {options.kills} replicas of {options.model} under load?"
     if not options.yes and not _agreed(kill, "to go ahead: a drill kills replicas of the running gateway"):
+        unchanged(options)
         return 0
     wish = Wish(
         options.model,

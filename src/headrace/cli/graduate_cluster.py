@@ -64,10 +64,17 @@ def graduate(
     else:
         record = command.graduate(asked, terminal)
     if record is None:
-        print("Nothing was changed.")
+        unchanged(options)
         return 0
     _print([record], options)
     return 0 if record.phase == "done" else 1
+
+
+def unchanged(options: argparse.Namespace) -> None:
+    """Say that whoever was asked said no."""
+    print("Nothing was changed.", file=sys.stderr if options.json else sys.stdout)
+    if options.json:
+        print("null")
 
 
 def _print(records: "list[Record]", options: argparse.Namespace) -> None:

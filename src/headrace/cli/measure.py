@@ -78,10 +78,13 @@ def _output(group: Any) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     """0; 1 when --strict is asked for and limits are missed; 69 when nothing was answered; 130 after Ctrl-C."""
+    from headrace.errors import UsageError
     from headrace.measure.record import decoded, encoded
     from headrace.measure.text import shown
 
     if options.compare:
+        if options.strict or options.json or options.html:
+            raise UsageError("--compare measures nothing: --strict, --json and --html are not for it.", "Leave them out.")
         from headrace.measure.asking import content
         from headrace.measure.compare import compared
 
@@ -92,6 +95,8 @@ def _bench(options: argparse.Namespace) -> int:
     from headrace.measure.progress import Progress
 
     wish = _wish(options)
+    if options.strict and wish.slo is None:
+        raise UsageError("--strict needs limits that can be missed.", "Add --slo ttft=500ms,tpot=50ms.")
     for name in (options.json, options.html):
         tune.writable(name)
     progress = Progress()

@@ -1,6 +1,7 @@
 """The commands about a gateway that runs, `headrace status`, `top`, `logs` and `reload`."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,6 @@ def _status(options: argparse.Namespace, spec_of: SpecOf) -> None:
         return print(keys.status(options))
     status = get(options.url, "/admin/status")
     if options.json:
-        import json
-
         print(json.dumps(status, indent=2))
     else:
         print(status_text(status))
@@ -102,8 +101,6 @@ def _top(options: argparse.Namespace) -> None:
 
 
 def _decisions(options: argparse.Namespace) -> str:
-    import json
-
     from headrace.report import decisions_text, get
 
     rows = get(options.url, "/admin/decisions")["decisions"]
@@ -130,20 +127,19 @@ def _reload(options: argparse.Namespace) -> int:
 
     if options.status:
         if get(options.url, _RELOAD)["reload"] is None:
-            print("The file was not read again yet: headrace reload does.")
+            print("null" if options.json else "The file was not read again yet: headrace reload does.")
             return 0
         return _watched(options)
     wish = {"file": str(Path(options.file).absolute())} if options.file else {}
-    post(options.url, _RELOAD, {**wish, "dry_run": options.dry_run})
+    begun = post(options.url, _RELOAD, {**wish, "dry_run": options.dry_run})["reload"]
     if options.detach:
-        print("Begun. headrace reload --status watches it.")
+        print(json.dumps(begun, indent=2) if options.json else "Begun. headrace reload --status watches it.")
         return 0
     return _watched(options)
 
 
 def _watched(options: argparse.Namespace) -> int:
     """Print what it changes and what happens until it is over."""
-    import json
     import sys
 
     from headrace.report import followed, get

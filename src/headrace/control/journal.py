@@ -61,7 +61,7 @@ def written(file: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise
-    with contextlib.suppress(OSError):  # it is replaced by now: what fails here could only bring back the one before, after a crash
+    with contextlib.suppress(OSError):  # it is replaced by now, and at worst a crash brings back the one before
         folder = os.open(file.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,13 +1,14 @@
 """What a bench may be asked, as people write it on a command line or in a program → a Wish; the files that it names are read."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from headrace.errors import UsageError
 from headrace.measure import wish as wishes
 from headrace.measure.arrivals import Process
+from headrace.measure.base import Load
 from headrace.measure.prompts import Api, read
 from headrace.measure.wish import Wish
 from headrace.simulate import traces
@@ -50,6 +51,16 @@ _TOKENS = {"prompt": "prompt", "output": "output", "shared_prefix": "shared", "c
 _TIMES = ("duration", "warmup", "stall")
 _AS_IT_IS = {"api": "api", "find_rate": "find_rate", "arrivals": "process", "requests": "requests", "seed": "seed"}
 """Options → fields of a Wish."""
+_PART_OF = {"share": "slo", "speed": "trace"}
+"""Options that say nothing without another."""
+_INSTEAD = {
+    "messages": ("lengths", "prompt", "shared_prefix", "context"),
+    "lengths": ("prompt", "output"),
+    "trace": ("messages", "lengths", "prompt", "output"),
+}
+"""Options that take the place of others, for the loads that they are about."""
+_OF_TRACES = ("shared_prefix", "context")
+"""Options that are about a trace's prompts as well."""
 
 
 def asked(url: str, model: str | None, key: str, options: Options) -> Wish:
@@ -66,6 +77,7 @@ def asked(url: str, model: str | None, key: str, options: Options) -> Wish:
         raise UsageError(
             "--find-rate searches a rate by itself.", "Leave out --concurrency and --trace; --rate is where it begins."
         )
+    _consistent(given, loads)
     if given.get("requests", 1) < 1:
         raise UsageError(f"--requests: {given['requests']} is not above 0.")
     fields: dict[str, Any] = {field: given[name] for name, field in _AS_IT_IS.items() if name in given}
@@ -83,6 +95,24 @@ def asked(url: str, model: str | None, key: str, options: Options) -> Wish:
         slo=wishes.slo(given.get("slo", ""), _share(given.get("share", "95%"))),
         **fields,
     )
+
+
+def _consistent(given: Mapping[str, Any], loads: Sequence[Load]) -> None:
+    """Raises UsageError for what would be ignored: who gave it believes that it was measured."""
+    for part, whole in _PART_OF.items():
+        if part in given and whole not in given:
+            raise UsageError(f"{_flag(part)} says nothing without {_flag(whole)}.", f"Add {_flag(whole)}, or leave it out.")
+    for one, others in _INSTEAD.items():
+        if one not in given or (one == "trace" and any(load.kind != "trace" for load in loads)):
+            continue  # beside a trace, the others are for the other loads
+        for other in others:
+            if other in given and not (other in _OF_TRACES and "trace" in given):
+                raise UsageError(f"{_flag(one)} takes the place of {_flag(other)}.", "Leave out one of them.")
+    rates = sum(load.kind == "open" for load in loads)
+    if given.get("arrivals") == "constant" and not rates and not given.get("find_rate"):
+        raise UsageError("--arrivals is about --rate, which is missing.", "For example: --rate 4 --arrivals constant")
+    if given.get("find_rate") and rates > 1:
+        raise UsageError("--find-rate begins at one rate, and there are several.", "Leave all but one out of --rate.")
 
 
 def content(name: Name) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from random import Random
+from statistics import median
 from time import monotonic
 
 from headrace import __version__
@@ -14,7 +15,7 @@ from headrace.foreground import connections, signalled
 from headrace.measure import prompts, search
 from headrace.measure.address import parse
 from headrace.measure.arrivals import lasting, replayed, times
-from headrace.measure.base import Load, Report, Stage
+from headrace.measure.base import Load, Outcome, Report, Stage
 from headrace.measure.client import Client
 from headrace.measure.probe import Known, known, model
 from headrace.measure.run import Asked, Length, Run
@@ -27,6 +28,8 @@ _REPEATS = 3
 """How often one rate is tried while its share is within noise."""
 _SAME_SIGNAL_SECONDS = 0.5
 _START_USERS, _START_SECONDS, _START_SHARE = 8.0, 10.0, 0.7
+_LEAST_REQUESTS, _MOST_DURATIONS = 10, 10
+"""A trial lasts as long as so many requests take on average at its rate, at most so many times `duration`."""
 
 Say = Callable[[str], None]
 Tick = Callable[[str, Run], None]
@@ -70,7 +73,7 @@ async def measured(
         settings=settings(wish),
         slo=wish.slo,
         stages=tuple(work.stages),
-        found=search.verdict(work.trials) if work.trials else "",
+        found=work.found,
         found_rate=search.bracket(work.trials)[0] if work.trials else None,
         remarks=(*found.remarks, *work.remarks),
         interrupted=work.stop.is_set(),
@@ -111,6 +114,14 @@ class _Bench:
         self.stop = asyncio.Event()
         self.stages: list[Stage] = []
         self.trials: list[search.Trial] = []
+        self._untold = ""  # why the search ended before it was over
+
+    @property
+    def found(self) -> str:
+        """What a search found, in a sentence or two; empty where there was none."""
+        if self.trials:
+            return f"{search.verdict(self.trials)} {self._untold}".strip()
+        return f"The highest rate is not known. {self._untold}" if self._untold else ""
 
     @property
     def remarks(self) -> Iterator[str]:
@@ -129,7 +140,8 @@ class _Bench:
                 break
             await self._stage(load)
 
-    async def _stage(self, load: Load, duration: float | None = None) -> Stage:
+    async def _stage(self, load: Load, duration: float | None = None) -> tuple[Stage, list[Outcome]]:
+        """One load carried out: its numbers, and its requests with those of the warm-up."""
         wish = self._wish
         seconds = wish.duration if duration is None else duration
         if load.trace is not None and wish.duration <= 0:
@@ -141,7 +153,7 @@ class _Bench:
         outcomes = [one for one in ran.outcomes if one.kind != "unfinished" or not self.stop.is_set()]
         stage = summary(load, outcomes, ran.window, wish.slo, ran.cpu, self._random.random)
         self.stages.append(stage)
-        return stage
+        return stage, outcomes
 
     def _times(self, load: Load) -> Iterator[float] | None:
         if load.kind == "closed":
@@ -174,8 +186,8 @@ class _Bench:
     def _made(self, prompt: int, output: int) -> Asked:
         if self._context and prompt + output > self._context:
             self._clipped += 1
-            output = min(output, max(1, self._context // 2))
-            prompt = self._context - output
+            output = min(output, max(self._context // 2, self._context - prompt, 1))
+            prompt = min(prompt, self._context - output)
         fit, shared = self._known.fit, self._wish.shared
         self._number += 1
         words = fit.words(max(1, prompt - 8) if self._context and prompt + output >= self._context else prompt)
@@ -185,21 +197,29 @@ class _Bench:
     async def _search(self) -> None:
         rates = [load.level for load in self._wish.loads if load.kind == "open"]
         start = rates[0] if rates else await self._start_rate()
-        while not self.stop.is_set() and (rate := search.next_rate(start, self.trials)) is not None:
+        while not (self._untold or self.stop.is_set()) and (rate := search.next_rate(start, self.trials)) is not None:
             await self._trial(rate)
-        self._say(search.verdict(self.trials))
+        if self.found:
+            self._say(self.found)
 
     async def _start_rate(self) -> float:
-        """Near what the server does with a few at once."""
-        stage = await self._stage(Load("closed", _START_USERS), min(self._wish.duration, _START_SECONDS))
-        return max(search.LEAST_RATE, _START_SHARE * stage.request_rate.value)
+        """Near what the server does with a few at once. Where nothing is answered there is no search."""
+        stage, outcomes = await self._stage(Load("closed", _START_USERS), min(self._wish.duration, _START_SECONDS))
+        rate = stage.request_rate.value
+        if not rate:  # an answer takes longer than all of the measured time: each user gets one in the time of one
+            taken = [one.e2e for one in outcomes if one.kind in ("ok", "unfinished")]
+            rate = _START_USERS / median(taken) if taken else 0.0
+        if not rate and not self.stop.is_set():
+            self._untold = f"Nothing was answered with {_START_USERS:g} at once; --rate says where to begin."
+        return max(search.LEAST_RATE, _START_SHARE * rate)
 
     async def _trial(self, rate: float) -> None:
         """One rate, tried again while its share is within noise; all its tries count together."""
         assert self._wish.slo
+        seconds = max(self._wish.duration, min(_LEAST_REQUESTS / rate, _MOST_DURATIONS * self._wish.duration))
         hits = count = 0
         for _ in range(_REPEATS):
-            stage = await self._stage(Load("open", rate, self._wish.process))
+            stage = (await self._stage(Load("open", rate, self._wish.process), seconds))[0]
             if self.stop.is_set() or stage.goodput is None:
                 return
             hits += round(stage.goodput.share.value * stage.requests)
@@ -207,6 +227,9 @@ class _Bench:
             trial = search.Trial(rate, share(hits, count), stage.steady, self._wish.slo.share)
             if trial.sure:
                 break
+        if not count:
+            self._untold = f"At {rate:.3g}/s too few requests were due to tell: take a longer --duration."
+            return
         self.trials.append(trial)
         kept = f"{100 * trial.share.value:.1f} % of {count} kept the limits"
         self._say(f"  {rate:.3g}/s: {kept}: {'good' if trial.good else 'too much'}{'' if trial.sure else ' (within noise)'}")

@@ -25,7 +25,8 @@ def remarks(
     """Every reason for doubt, the gravest first."""
     good = [one for one in measured if one.kind == "ok"]
     if not measured:
-        yield "No request was sent in the measured time: answers take longer than all of it. Take a longer --duration."
+        why = "sent in the measured time: answers take longer than all of it"
+        yield f"No request was {why if load.kind == 'closed' else 'due in the measured time'}. Take a longer --duration."
         return
     yield from _client(len(measured), late, late_most, cpu)
     if found := growth(load, good, slices) or (_drift(slices) if load.kind == "closed" else ""):

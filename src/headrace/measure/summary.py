@@ -73,10 +73,18 @@ def summary(load: Load, outcomes: Sequence[Outcome], window: Window, slo: Slo | 
 
 
 def meets(one: Outcome, slo: Slo) -> bool:
-    """Whether a request was answered within the limits; one token has no time per token, and keeps that limit."""
+    """Whether a request was answered within the limits. What was not measured keeps no limit; one token has no time per token,
+    and keeps that one.
+    """
     if one.kind != "ok" or (slo.ttft is not None and (one.ttft is None or one.ttft > slo.ttft)):
         return False
-    return (slo.tpot is None or (one.tpot or 0.0) <= slo.tpot) and (slo.e2e is None or one.e2e <= slo.e2e)
+    return (slo.tpot is None or _keeps_tpot(one, slo.tpot)) and (slo.e2e is None or one.e2e <= slo.e2e)
+
+
+def _keeps_tpot(one: Outcome, limit: float) -> bool:
+    if one.tpot is not None:
+        return one.tpot <= limit
+    return one.tokens < 2 and (one.streamed or one.output_tokens is not None)  # not streamed, only usage counts tokens
 
 
 def _goodput(measured: Sequence[Outcome], window: Window, slo: Slo, *, steady: bool) -> Goodput:

@@ -20,7 +20,6 @@ SAME: list[tuple[Options, Options]] = [
     ({"prompt": 4096, "shared_prefix": 256}, {"prompt": "4k", "shared_prefix": "256"}),
     ({"output": 20, "context": 8192}, {"output": "20", "context": "8k"}),
     ({"duration": 60, "warmup": 0, "stall": 2.5}, {"duration": "1m", "warmup": "0s", "stall": "2500ms"}),
-    ({"speed": 2}, {"speed": "2x"}),
     ({"requests": None, "trace": None}, {}),
 ]  # fmt: skip
 
@@ -53,6 +52,7 @@ def test_files_are_read(tmp_path: Path) -> None:
     prompts.write_text('{"prompt": "Hello", "max_tokens": 5}\n')
     alone = wish({"trace": trace, "speed": 2})
     assert (alone.loads[0].kind, alone.loads[0].level, alone.duration, alone.warmup) == ("trace", 2, 0, 0)
+    assert wish({"trace": trace, "speed": "2x"}) == alone
     beside = wish({"trace": str(trace), "concurrency": 1, "duration": "9s", "warmup": "1s"})
     assert ([load.kind for load in beside.loads], beside.duration, beside.warmup) == (["closed", "trace"], 9, 1)
     assert wish({"lengths": trace}).lengths == alone.loads[0].trace
@@ -65,6 +65,57 @@ def test_all_of_it_together() -> None:
     assert (found.find_rate, found.process, found.slo, found.api, found.seed) == (
         True, "constant", Slo(tpot=0.05), "completions", 7
     )  # fmt: skip
+
+
+IGNORED: list[tuple[Options, str]] = [
+    # options that would change nothing: without another, …
+    ({"share": 0.9}, "--share says nothing without --slo"),
+    ({"speed": 2}, "--speed says nothing without --trace"),
+    ({"arrivals": "constant", "concurrency": 4}, "--arrivals is about --rate"),
+    ({"find_rate": True, "rate": [2, 4], "slo": "ttft=1s"}, "--find-rate begins at one rate"),
+    # … or because another takes their place
+    ({"messages": "mine.jsonl", "lengths": "trace.csv"}, "--messages takes the place of --lengths"),
+    ({"messages": "mine.jsonl", "prompt": 100}, "--messages takes the place of --prompt"),
+    ({"messages": "mine.jsonl", "shared_prefix": 100}, "--messages takes the place of --shared-prefix"),
+    ({"messages": "mine.jsonl", "context": "4k"}, "--messages takes the place of --context"),
+    ({"lengths": "trace.csv", "prompt": 100}, "--lengths takes the place of --prompt"),
+    ({"lengths": "trace.csv", "output": 100}, "--lengths takes the place of --output"),
+    ({"trace": "trace.csv", "messages": "mine.jsonl"}, "--trace takes the place of --messages"),
+    ({"trace": "trace.csv", "lengths": "trace.csv"}, "--trace takes the place of --lengths"),
+    ({"trace": "trace.csv", "prompt": 100}, "--trace takes the place of --prompt"),
+    ({"trace": "trace.csv", "output": 100}, "--trace takes the place of --output"),
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("trace.csv").write_text(TRACE)
+    Path("mine.jsonl").write_text('{"prompt": "Hello"}\n')
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(("options", "words"), IGNORED, ids=[words for _, words in IGNORED])
+def test_what_would_be_ignored_is_a_mistake(options: Options, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        wish(options)
+
+
+BESIDE: list[Options] = [
+    # each is for one of the loads, or for all
+    {"trace": "trace.csv", "concurrency": 2, "prompt": 100, "output": 20},
+    {"trace": "trace.csv", "rate": 2, "messages": "mine.jsonl", "shared_prefix": 10, "context": "4k"},
+    {"trace": "trace.csv", "shared_prefix": 10, "context": "4k"},
+    {"messages": "mine.jsonl", "output": 100},  # of the prompts that say nothing
+    {"lengths": "trace.csv", "shared_prefix": 10},
+    {"find_rate": True, "slo": "ttft=1s", "arrivals": "constant"},
+]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("options", BESIDE, ids=[" ".join(options) for options in BESIDE])
+def test_what_is_about_something_is_none(options: Options) -> None:
+    wish(options)
 
 
 WRONG: list[tuple[Options, str]] = [

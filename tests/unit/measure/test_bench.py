@@ -7,11 +7,12 @@ import signal
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from headrace.errors import UsageError
-from headrace.measure import Load, Slo, Wish, html, measured, shown
+from headrace.measure import Load, Report, Slo, Wish, html, measured, search, shown
 from headrace.measure.probe import BenchError
 from headrace.measure.record import decoded, encoded, rows
 from headrace.testing.fake import FakeEngine
@@ -239,6 +240,84 @@ async def test_the_search_ends_between_a_rate_that_keeps_the_limits_and_one_that
     assert report.found_rate
     assert f"{len({stage.level for stage in report.stages})} trials" in report.found
     assert min(stage.level for stage in report.stages) <= report.found_rate < max(stage.level for stage in report.stages)
+
+
+async def searched(engine: FakeEngine, wish: Wish, until: str = "") -> tuple[Report, list[str]]:
+    """A search, stopped once it said `until`, and what it said."""
+    said: list[str] = []
+    stop = asyncio.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if until and until in text:
+            stop.set()
+
+    return await measured(replace(wish, url=engine.address, find_rate=True), say, stop=stop), said
+
+
+async def test_the_search_begins_near_what_a_slow_server_does():
+    """Answers take three times as long as all that is measured of 8 users."""
+    async with FakeEngine("http://127.0.0.1:0", slots=8, tokens=8, token_seconds=0.04, context=1000) as engine:
+        wish = replace(SHORT, loads=(), duration=0.1, requests=None, slo=Slo(e2e=30.0))
+        report, said = await searched(engine, wish, "kept the limits")
+    first, trial, *_ = report.stages
+    assert first.request_rate.value == 0
+    assert first.requests > 0
+    assert search.LEAST_RATE * 100 < trial.level < 8 / 0.32
+    assert any("100.0 % of" in text for text in said)
+
+
+async def test_a_slow_rate_is_tried_for_as_long_as_a_few_requests_take():
+    async with FakeEngine("http://127.0.0.1:0", slots=8, tokens=2, token_seconds=0.001, context=1000) as engine:
+        wish = replace(SHORT, loads=(Load("open", 32.0, "constant"),), process="constant", duration=0.04, requests=None)
+        report, said = await searched(engine, replace(wish, slo=Slo(e2e=30.0)), "kept the limits")
+    assert report.stages[0].requests == 10
+    assert any("then 312ms" in text for text in said)
+
+
+async def test_of_a_rate_at_which_nothing_was_due_nothing_is_said():
+    async with FakeEngine("http://127.0.0.1:0", slots=8, tokens=2, token_seconds=0.001, context=1000) as engine:
+        wish = replace(SHORT, loads=(Load("open", 0.01),), duration=0.01, requests=None, slo=Slo(e2e=30.0))
+        report, said = await searched(engine, wish)
+    assert {stage.requests for stage in report.stages} == {0}
+    assert report.found_rate is None
+    assert report.found.startswith("The highest rate is not known. At 0.01/s too few requests were due")
+    assert "--duration" in said[-1]
+    assert "No rate" not in shown(report)
+    assert "No request was due" in shown(report)
+
+
+async def test_where_nothing_is_answered_no_rate_is_searched():
+    async with scripted(after_probe(plain("503 Service Unavailable", b""))) as url:
+        wish = replace(SHORT, url=url, loads=(), find_rate=True, slo=Slo(e2e=30.0), requests=8)
+        report = await measured(wish)
+    (stage,) = report.stages
+    assert set(stage.errors) == {"5xx"}
+    assert "Nothing was answered with 8 at once" in report.found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "sent", "asked"),
+    [
+        (100, 4096, 92, 3996),  # the answer is cut, and the prompt is as long as it was (less what a count may be wrong by)
+        (5000, 100, 3988, 100),  # the prompt is cut
+        (3000, 3000, 2040, 2048),  # both: half of it each
+        (100, 200, 100, 200),  # it fits
+    ],
+)
+async def test_what_does_not_fit_the_context_is_cut_and_never_made_longer(prompt: int, output: int, sent: int, asked: int):
+    bodies: list[dict[str, Any]] = []
+
+    def answer(number: int, body: dict[str, object]) -> bytes:
+        bodies.append(body)
+        return GOOD
+
+    async with scripted(answer) as url:
+        one = replace(SHORT, url=url, requests=1, loads=(Load("closed", 1),))
+        await measured(replace(one, context=4096, prompt=prompt, output=output))
+    _, _, first, *_ = bodies
+    assert len(first["messages"][0]["content"].split()) == sent
+    assert first["max_tokens"] == asked
 
 
 async def test_ctrl_c_keeps_what_was_measured():

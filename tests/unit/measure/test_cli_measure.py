@@ -31,6 +31,8 @@ WRONG = [
     (["--prompt", "many"], 64, ["--prompt"]),
     (["--requests", "0"], 64, ["--requests"]),
     (["--compare", "a.json", "b.json"], 64, ["a.json"]),
+    (["--compare", "a.json", "b.json", "--strict"], 64, ["--compare", "--strict"]),  # a gate that nothing could fail
+    (["--strict"], 64, ["--strict", "--slo"]),  # the same
 ]
 
 

@@ -82,6 +82,22 @@ def test_each_limit(slo: Slo, kept: bool) -> None:
     assert not meets(failed(0.0, "5xx", ""), slo)
 
 
+UNMEASURED = [
+    # what came, and whether it keeps a limit of TPOT
+    (Outcome(0.0, 0.0, 10, streamed=False, stamps=array("d", [0.6]), output_tokens=10), False),  # not streamed
+    (Outcome(0.0, 0.0, 10, streamed=False, stamps=array("d", [0.6])), False),  # nor counted: one event, any number of tokens
+    (Outcome(0.0, 0.0, 10, stamps=array("d", [0.6]), output_tokens=10), False),  # all of it in one event
+    (Outcome(0.0, 0.0, 1, stamps=array("d", [0.6]), output_tokens=1), True),  # one token: there is no time per token
+    (Outcome(0.0, 0.0, 1, streamed=False, stamps=array("d", [0.6]), output_tokens=1), True),
+]
+
+
+@pytest.mark.parametrize(("one", "kept"), UNMEASURED)
+def test_a_time_per_token_that_was_not_measured_keeps_no_limit(one: Outcome, kept: bool) -> None:
+    assert meets(one, Slo(tpot=60.0)) is kept
+    assert meets(one, Slo(e2e=60.0))
+
+
 def test_latency_counts_from_when_a_request_was_due() -> None:
     late = answered(0.0, 0.3, 0.02)
     late.sent = 0.2

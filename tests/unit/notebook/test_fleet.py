@@ -218,9 +218,7 @@ def test_what_keeps_the_limit_at_least_cost_is_suggested(trace: Path) -> None:
 
 
 def test_a_bench_takes_what_the_command_takes(engine: str, trace: Path) -> None:
-    result = Fleet(url=engine).bench(
-        trace=trace, speed=50, lengths=trace, context=512, slo="ttft=20s", share=0.9, api="completions"
-    )
+    result = Fleet(url=engine).bench(trace=trace, speed=50, context=512, slo="ttft=20s", share=0.9, api="completions")
     stage = result.value.stages[0]
     assert (stage.label, stage.requests, stage.ok) == ("trace × 50", 100, 100)
     assert result.rows[0]["goodput"] == 1.0

@@ -61,10 +61,12 @@
   }
 
   async function answer(side, signal) {
+    const turns = side.turns, current = () => side.turns === turns;  // "Start over" may begin another chat meanwhile
     const body = { ...request(side, side.turns), stream: true, stream_options: { include_usage: true } };
     const began = performance.now();
     const element = turn(side, "assistant", "");
     let first = 0, tokens = 0, text = "";
+    const tell = (said) => { if (current()) speed(side, began, first, tokens, said); };
     side.status.textContent = "waiting";
     try {
       const response = await headrace.get("/v1/chat/completions", {
@@ -82,14 +84,14 @@
           side.log.scrollTop = side.log.scrollHeight;
         }
         if (event.usage?.completion_tokens) tokens = event.usage.completion_tokens;
-        speed(side, began, first, tokens, "");
+        tell("");
       }
-      speed(side, began, first, tokens, "done");
+      tell("done");
     } catch (error) {
-      if (signal.aborted) speed(side, began, first, tokens, "stopped");
-      else { turn(side, "failed", error.message); side.status.textContent = "failed"; }
+      if (signal.aborted) tell("stopped");
+      else if (current()) { turn(side, "failed", error.message); side.status.textContent = "failed"; }
     }
-    if (text) side.turns.push({ role: "assistant", content: text }); else { element.remove(); side.turns.pop(); }
+    if (text) turns.push({ role: "assistant", content: text }); else { element.remove(); turns.pop(); }
   }
 
   async function* events(response) {
