@@ -48,7 +48,7 @@ class Journal:
 
 
 def written(file: Path, content: bytes) -> None:
-    """Write a file so that after a crash at any moment it is as before or as it should be. Raises OSError where it is as before."""
+    """Write a file so that after a crash at any moment it is as before or as it should be. After an OSError it is as before."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
