@@ -14,12 +14,14 @@ from headrace import __version__
 from headrace.gateway import metrics, openai
 from headrace.gateway.accounts import Account, summary
 from headrace.gateway.asgi import INTERNAL_ERROR
+from headrace.gateway.door import Door
 from headrace.gateway.gateway import Gateway
 from headrace.gateway.graduations import Asked
 from headrace.gateway.judging import nothing_at
 from headrace.gateway.openai import Refusal
 from headrace.gateway.reloads import Reloading
 from headrace.plan.plan import Plan
+from headrace.spec.addresses import joined
 from headrace.targets.base import Replica
 
 _ANSWERS = ("ready", "asleep")
@@ -178,7 +180,7 @@ class Admin:
         """What /admin/status says."""
         now = self.gateway.now()
         models = [self._model_status(name, now) for name in self.gateway.models]
-        return {"draining": self.gateway.draining, "served": self.served, "models": models}
+        return {"draining": self.gateway.draining, "url": _url(self.gateway.door), "served": self.served, "models": models}
 
     async def _keys(self, request: Request) -> Response:
         keys = self.gateway.keys
@@ -227,6 +229,11 @@ class Admin:
             raise self.gateway.unknown(name)
         logs = {replica.name: self._view.logs(replica.name, lines) for replica in chosen}
         return _json({"logs": logs})
+
+
+def _url(door: Door) -> str:
+    """Where it listens, "" while it does not."""
+    return f"{door.scheme}://{joined(*door.address)}" if door.sockets else ""
 
 
 def _account(request: Request) -> Account | None:

@@ -13,7 +13,7 @@ from headrace.gateway.openai import TAIL_BYTES, Usage
 from headrace.gateway.relay import Folding, Relay, Splice
 from headrace.gateway.reply import close_stream, framed, write_events
 from headrace.gateway.seam import Seam
-from headrace.gateway.sofar import SoFar, is_text
+from headrace.gateway.sofar import SoFar, gave_up, is_text
 
 if TYPE_CHECKING:
     from headrace.gateway.exchange import Exchange
@@ -26,6 +26,8 @@ EVENT_BYTES = 64 * 1024
 _NOTICE = b": the replica was lost, another one continues the answer\n\n"
 _END = re.compile(rb".*(?:\n\n|\r\n\r\n)", re.DOTALL)
 _ERROR_START = b'data: {"error"'
+_UNFINISHED = b'"finish_reason":null'
+_NEVER = b"\0"  # no event ends with it
 _ERROR = re.compile(rb'(?:^|\n)data: ?(\{"error".*)')
 
 
@@ -79,12 +81,14 @@ def close_whole(exchange: "Exchange", where: Seam) -> None:
 class Kept(Splice):
     """Splice whole events, and know what was given. The client is at the end of an event, and of a chunk, all the time."""
 
-    __slots__ = ("_partial", "_so_far")
+    __slots__ = ("_partial", "_so_far", "_usual")
 
     def __init__(self, exchange: "Exchange", head: ResponseHead) -> None:
         super().__init__(exchange, head)
         self._partial = b""
         self._so_far = SoFar()
+        self._usual = _NEVER
+        """How the chunks of this stream end that are neither an error nor the last: to compare it costs least."""
 
     def body(self, data: bytes, chunks: Chunks | None) -> None:
         if self._chunks is not None:
@@ -108,7 +112,7 @@ class Kept(Splice):
         data = chunks.walk(data)
         if chunks.left:  # it only looked like their end: now it must pass as it comes
             self._so_far.intact, self._chunks = False, chunks
-        elif (chunks.count != count or data.find(_ERROR_START, 0, 32) >= 0) and _ERROR_START in data:
+        elif (chunks.count != count or not data.endswith(self._usual)) and self._fails(data, one=chunks.count == count):
             pieces: list[bytes] = []
             Chunks().walk(data, pieces)
             self._pass(b"".join(pieces))
@@ -116,23 +120,39 @@ class Kept(Splice):
         self._keep(data)
         self._client.write(data)
 
-    def _pass(self, events: bytes) -> None:
-        """Events that do not come as they can be passed on: the first, parts of chunks, errors."""
+    def _fails(self, data: bytes, *, one: bool) -> bool:
+        """Whether the engine fails the answer in these chunks, or in this one."""
+        if (not one or data.find(_ERROR_START, 0, 32) >= 0) and _ERROR_START in data:
+            return True
+        if gave_up(data):
+            return True
+        if one and self._usual is _NEVER and (at := data.rfind(_UNFINISHED)) >= 0:
+            end = data[at:]
+            # llama.cpp has its text behind the reason; it never gives up in this way, and its errors end otherwise.
+            self._usual = data[-16:] if b'"delta"' in end or b'"text"' in end else end
+        return False
+
+    def _pass(self, events: bytes) -> bool:
+        """Events that do not come as they can be passed on: the first, parts of chunks, failures. False: the engine failed."""
         if b'{"error"' in events and (found := _ERROR.search(events)):
             refusal = event_error(found[1].strip())
             if not self.begun:
                 self._exchange.failed(refusal)
-                return
+                return False
             if refusal.elsewhere:  # the engine tells those whose answers it cannot complete
                 self._exchange.lost(f"{self._exchange.replica} answered: {refusal.message}")
-                return
+                return False
+        if gave_up(events):
+            self._exchange.lost(f"{self._exchange.replica} aborted it")
+            return False
         if not self.begun and not (events := events.removeprefix(b"data: null\n\n")):
-            return
+            return True
         head = b"" if self.begun else self._own_head()
         self.begun = True
         data = chunk(events) if self._chunked else events
         self._keep(data)
         self._client.write(head + data)
+        return True
 
     def _keep(self, data: bytes) -> None:
         if not self._first_at and b"data:" in data:
@@ -159,9 +179,7 @@ class Kept(Splice):
 
     def ended(self) -> None:
         rest, self._partial = self._partial, b""
-        if rest and self._so_far.intact and b"[DONE]" in rest:  # its last line end is missing
-            self._pass(rest)
-        if self._exchange.over:
+        if rest and self._so_far.intact and b"[DONE]" in rest and not self._pass(rest):  # its last line end is missing
             return
         super().ended()
 
@@ -172,13 +190,14 @@ class Kept(Splice):
 class Continuing:
     """The rest of an answer, from another replica."""
 
-    __slots__ = ("_exchange", "_first_at", "_partial", "_said", "begun", "seam")
+    __slots__ = ("_exchange", "_first_at", "_gone", "_partial", "_said", "begun", "seam")
 
     def __init__(self, exchange: "Exchange", where: Seam) -> None:
         self._exchange = exchange
         self.seam = where
         self._partial = b""
         self._said = False
+        self._gone = False  # the replica: what else came from it in the same read is no part of the answer
         self._first_at = 0.0
         self.begun = True  # by the replica before
 
@@ -187,9 +206,11 @@ class Continuing:
         if len(self._partial) > EVENT_BYTES:
             raise BrokenAnswer("an event does not end")
         for line in lines:
-            if line.startswith(b"data:") and not self.seam.stopped and not self._exchange.over:
+            if self._gone or self.seam.stopped or self._exchange.over:
+                break
+            if line.startswith(b"data:"):
                 self._event(line[5:].strip())
-        if self.seam.stopped and not self._exchange.over:
+        if self.seam.stopped and not self._gone and not self._exchange.over:
             self._exchange.leave_engine()
             write_events(self._exchange, self.seam.ended())
             self.ended()
@@ -198,8 +219,10 @@ class Continuing:
         if data in (b"null", b""):
             return
         if data.startswith(b'{"error"'):
-            refusal = event_error(data)
-            self._exchange.lost(f"{self._exchange.replica} answered: {refusal.message}")
+            self._lose(f"answered: {event_error(data).message}")
+            return
+        if gave_up(data):
+            self._lose("aborted it")
             return
         try:
             event = self.seam.ended() if data == b"[DONE]" else self.seam.feed(data)
@@ -207,6 +230,10 @@ class Continuing:
             raise BrokenAnswer(f"an event is not JSON: {data[:60]!r}") from None
         if event:
             self._write(event)
+
+    def _lose(self, what: str) -> None:
+        self._gone = True
+        self._exchange.lost(f"{self._exchange.replica} {what}")
 
     def _write(self, event: bytes) -> None:
         if not self._said:

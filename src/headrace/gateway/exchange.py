@@ -277,7 +277,8 @@ class Exchange:
             self.lost(f"{self.replica} was silent for {show_duration(GAP_SECONDS if self._relay else FIRST_BYTE_SECONDS)}")
         elif not self.deadline and self.ask.stream and (self.seam or self.model.is_away) and now - self._told >= PROGRESS_SECONDS:
             self._told = now
-            progress(self, now - self._arrived)
+            if self.route.streams:
+                progress(self, now - self._arrived)
 
     # ---- the client's reading
 
@@ -300,8 +301,7 @@ class Exchange:
         self.deadline = 0.0
         self._relay = self._letter = None
         if counts and self._attempts >= RETRIES:
-            message = f"{self._attempts + 1} attempts failed; the last: {reason}."
-            self.refuse(Refusal(502, message, "engine_lost", "server_error"))
+            self.refuse(Refusal(502, f"{self._attempts + 1} attempts failed; the last: {reason}.", "engine_lost", "server_error"))
             return
         self._attempts += counts
         self.retries += 1

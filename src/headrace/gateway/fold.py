@@ -12,6 +12,8 @@ from headrace.gateway.openai import Refusal
 
 EVENT_LIMIT = 16 * 1024 * 1024
 """Bytes of one event; a longer one is a broken answer."""
+GAVE_UP = frozenset(("abort", "error"))
+"""Reasons to finish with which an engine says that it did not finish (vLLM, SGLang)."""
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -119,6 +121,8 @@ class Fold:
         self._keep_head(event)
         parts = msgspec.convert(event.get("choices") or [], list[_Choice])
         for part in parts:
+            if part.finish_reason in GAVE_UP:
+                raise BrokenStream(f"the engine gave up ({part.finish_reason})")
             self._merge(part)
         if usage and self._so_far and (not parts or any(part.finish_reason for part in parts)):
             self._usages.append(self._so_far)

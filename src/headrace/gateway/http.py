@@ -202,7 +202,7 @@ def _combined(headers: Headers) -> dict[bytes, bytes]:
 def _framing(status: int, known: dict[bytes, bytes]) -> tuple[Literal["chunked", "length", "close", "none"], int]:
     """How the body ends (RFC 9112 6.3), but for answers to HEAD; requests that reach engines are never CONNECT."""
     if status < 200 or status in (204, 304):
-        return "none", 0
+        return "none", -1  # RFC 9110 8.6: a 204 has no Content-Length, and that of a 304 is not its own
     coding = known.get(b"transfer-encoding")
     if coding is not None:
         if coding.lower() != b"chunked" or b"content-length" in known:

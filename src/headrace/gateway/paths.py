@@ -19,6 +19,7 @@ Kind = Literal[
 
 _OPENAI: frozenset[Speaks] = frozenset(("openai", "tgi"))  # TGI's chat and completions are OpenAI's
 _TENSORS: frozenset[Speaks] = frozenset(("v2", "generate"))
+_STREAMED: frozenset[Kind] = frozenset(("chat", "completions", "messages", "responses", "generate_stream"))
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _ANY = (*_SAFE, "POST", "PUT", "PATCH", "DELETE")
 
@@ -55,6 +56,11 @@ class Route:
     model: str = ""
     before: bytes = b""
     after: bytes = b""
+
+    @property
+    def streams(self) -> bool:
+        """Whether an answer can be a stream of events that the gateway may begin; others ignore a `stream` that is asked for."""
+        return self.kind in _STREAMED
 
     @property
     def plain_errors(self) -> bool:

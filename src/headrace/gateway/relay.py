@@ -149,7 +149,7 @@ class Splice:
             return b""
         known = head.framing in ("length", "none") and head.length >= 0
         framing = b"Content-Length: %d\r\n" % head.length if known else b""
-        if not self._chunked and not framing:
+        if not self._chunked and not framing and head.status not in (204, 304):
             self._client.close_after()
         framing = CHUNKED if self._chunked else framing
         return response_head(head.status_line, head.lines, framing, exchange.request_id, self._client.own_lines())

@@ -28,7 +28,7 @@ class Seam:
     """
 
     __slots__ = (
-        "_again", "_ask", "_before", "_chat", "_dropped", "_fresh", "_held", "_mute", "_sent", "_stops", "_tail",
+        "_again", "_ask", "_before", "_chat", "_dropped", "_fresh", "_held", "_limits", "_mute", "_sent", "_stops", "_tail",
         "done", "so_far", "stopped", "usage", "wants_usage", "why",
     )  # fmt: skip
 
@@ -43,6 +43,7 @@ class Seam:
         self._ask = ask
         self._chat = chat
         self._stops = _stops(ask)
+        self._limits = _limits(ask)
         self._before = self._sent = self._again = 0
         self._dropped = self._tail = self._held = ""
         self._mute = self._fresh = False
@@ -54,7 +55,7 @@ class Seam:
 
     def can(self, continues: Continues | None) -> bool:
         """Whether an engine of this kind can go on."""
-        if not self.so_far.intact or continues is None or (self._chat and continues == "prompt"):
+        if not self.so_far.intact or self._limits is None or continues is None or (self._chat and continues == "prompt"):
             return False
         if self._chat:
             messages = _value(self._ask, "messages")
@@ -105,8 +106,8 @@ class Seam:
 
     def _limited(self, continues: Continues, given: int) -> Mapping[str, Any]:
         """What is left of the request's limits. One token is asked for at least: also when none is left, it brings the usage."""
-        limits = {name: value for name in (*_LIMITS, "min_tokens") if isinstance(value := _value(self._ask, name), int)}
-        if not self._chat and continues == "final_message" and not limits.keys() & set(_LIMITS):
+        limits = dict(self._limits or {})
+        if not self._chat and continues == "final_message" and self._ask.fields.keys().isdisjoint(_LIMITS):
             limits["max_tokens"] = _COMPLETION_LIMIT
         most = [value for name, value in limits.items() if name in _LIMITS and value >= 0]
         self._mute = self.so_far.finish is not None or (bool(most) and min(most) <= given)
@@ -202,6 +203,22 @@ class Seam:
 def _value(ask: Ask, name: str) -> Any:
     raw = ask.fields.get(name)
     return None if raw is None else _decode(raw)
+
+
+def _limits(ask: Ask) -> Mapping[str, int] | None:
+    """The limits that the request names; None where one of them cannot be read, though an engine could (100.5, "100")."""
+    limits = {}
+    for name in (*_LIMITS, "min_tokens"):
+        try:
+            value = _value(ask, name)
+        except msgspec.DecodeError:  # a number out of range
+            return None
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            return None
+        limits[name] = int(value)
+    return limits
 
 
 def _stops(ask: Ask) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What a stream has given of its answer so far: kept as it came, read only when there is much of it or when the stream breaks."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,7 +19,12 @@ _BARRED = frozenset((
     "prompt_embeds", "add_generation_prompt", "continue_final_message",
 ))  # fmt: skip
 """Fields whose answers are more than text, or not determined by the text so far."""
+_ZERO_ASKS = ("logprobs", "prompt_logprobs")
+"""Of 0 others: that of the token itself is asked for (completions)."""
 _NOTHING = frozenset((b"null", b"false", b"0", b"[]", b"{}", b'""', b'{"type":"text"}', b'{"type": "text"}', b'["text"]'))
+_ABORTED = re.compile(rb'"finish_reason"\s*:\s*"abort"')  # in a text its quotes would be escaped
+# What stands in a line of its own: sizes of chunks, fields of events, comments.
+_LINE = re.compile(rb"data:|event:|id:|retry:|:|\s*$|[0-9a-fA-F]{1,8}[ \t]*(?:;[^\r]*)?\r$")
 _STAMP = ("id", "object", "created", "model", "system_fingerprint")
 
 
@@ -54,7 +60,16 @@ def is_text(ask: Ask, route: Route) -> bool:
     if not ask.stream or ask.choices != 1 or route.kind not in ("chat", "completions"):
         return False
     fields = ask.fields
-    return _BARRED.isdisjoint(fields) or all(bytes(fields[name]) in _NOTHING for name in _BARRED & fields.keys())
+    return _BARRED.isdisjoint(fields) or all(_is_nothing(name, bytes(fields[name])) for name in _BARRED & fields.keys())
+
+
+def _is_nothing(name: str, value: bytes) -> bool:
+    return value in _NOTHING and (value != b"0" or name not in _ZERO_ASKS)
+
+
+def gave_up(events: bytes) -> bool:
+    """Whether the engine aborted the answer, which it says as the reason why it is finished (vLLM, SGLang)."""
+    return b'"abort"' in events and _ABORTED.search(events) is not None
 
 
 def _is_more(delta: _Delta) -> Any:
@@ -96,7 +111,7 @@ class SoFar:
             return
         try:
             self._read(raw)  # chunks mostly hold whole events, and then their sizes stand in lines of their own
-        except msgspec.DecodeError:
+        except (BrokenAnswer, msgspec.DecodeError):
             self._reread(raw, chunked=chunked)
         except (UnicodeDecodeError, RecursionError):
             self.intact = False
@@ -125,8 +140,11 @@ class SoFar:
             self.intact = False
 
     def _read(self, raw: bytes) -> None:
-        """Nothing is taken unless all of it can be read."""
-        lines = [line[5:].strip() for line in raw.split(b"\n") if line.startswith(b"data:")]
+        """Nothing is taken unless all of it can be read. Raises BrokenAnswer where a line is part of one."""
+        raw_lines = raw.split(b"\n")
+        if not all(map(_LINE.match, raw_lines)):
+            raise BrokenAnswer("a line is no field of an event")
+        lines = [line[5:].strip() for line in raw_lines if line.startswith(b"data:")]
         self.done = self.done or b"[DONE]" in lines[-1:]
         texts = [line for line in lines if line not in (b"[DONE]", b"null", b"")]
         events = _decode(b"[%s]" % b",".join(texts))

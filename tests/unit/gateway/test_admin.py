@@ -249,6 +249,12 @@ async def test_the_status_says_what_runs_where(world):
     client.close()
 
 
+async def test_the_status_says_where_it_is_asked(world):
+    assert (await world.ask(get("/admin/status"))).json["url"] == f"http://127.0.0.1:{world.port}"
+    world.gateway.door.close()
+    assert world.admin.status()["url"] == ""
+
+
 async def test_the_status_says_what_administrators_asked_for(world):
     world.view.wants = {"chat": "2"}
     rows = (await world.ask(get("/admin/status"))).json["models"]

@@ -128,6 +128,7 @@ async def test_an_answer_without_a_body_ends_with_its_head(world, status, fields
     answer = await client.answer()
     assert answer.body == b""
     assert answer.status == int(status[:3])
+    assert ("content-length" in answer.headers) is (answer.status == 200), "RFC 9110 8.6"
     await client.send(chat())
     assert (await client.answer()).status == int(status[:3]), "nothing was left over"
 

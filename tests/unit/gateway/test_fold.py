@@ -236,6 +236,8 @@ def test_an_error_in_the_stream_is_told():
         event(5),
         b'data: {"choices":5}\n\n',
         event({"index": 0, "delta": None}),
+        event(delta(finish="abort")),  # the engine was told to stop (vLLM, SGLang)
+        event(delta(finish="error")),
         event({"index": 0, "delta": "text"}),
         event({"index": 0, "delta": {"tool_calls": 5}}),
         event({"index": 0, "delta": {"tool_calls": [None]}}),

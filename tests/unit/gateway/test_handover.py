@@ -67,9 +67,10 @@ async def test_what_the_one_before_held_is_free_once_it_is_gone(pair):
     waiting = asyncio.create_task(alone(before, loop, pair.next_said.say))
     await asyncio.sleep(0.05)
     assert loop.plan.memory_bytes == 10_000
+    assert before.remains == f"the Headrace before (pid {os.getpid()}) still answers what it has, and its memory is not free"
     pair.offer.close()
     await waiting
-    assert loop.plan.memory_bytes == 13_000
+    assert (loop.plan.memory_bytes, before.remains) == (13_000, "")
 
 
 async def test_where_nobody_is_there_it_is_a_start_like_any_other(pair):

@@ -186,10 +186,10 @@ def head(*lines: bytes, status: bytes = b"HTTP/1.1 200 OK"):
         (b"HTTP/1.1 200 OK", [b"Transfer-Encoding: chunked"], "chunked", 0),
         (b"HTTP/1.1 200 OK", [b"Transfer-Encoding: Chunked"], "chunked", 0),  # nor have codings
         (b"HTTP/1.1 200 OK", [], "close", 0),  # RFC 9112 6.3: the connection's end
-        (b"HTTP/1.1 204 No Content", [b"Content-Length: 5"], "none", 0),  # never a body, whatever it says
-        (b"HTTP/1.1 304 Not Modified", [b"Content-Length: 5"], "none", 0),
-        (b"HTTP/1.1 100 Continue", [], "none", 0),
-        (b"HTTP/1.1 101 Switching Protocols", [], "none", 0),
+        (b"HTTP/1.1 204 No Content", [b"Content-Length: 5"], "none", -1),  # never a body, whatever it says
+        (b"HTTP/1.1 304 Not Modified", [b"Content-Length: 5"], "none", -1),
+        (b"HTTP/1.1 100 Continue", [], "none", -1),
+        (b"HTTP/1.1 101 Switching Protocols", [], "none", -1),
         (b"HTTP/1.0 200 OK", [b"Content-Length: 5"], "length", 5),
         (b"HTTP/1.1 200", [b"Content-Length: 5"], "length", 5),  # the phrase is optional in practice
         (b"HTTP/1.1 200 ", [b"Content-Length: 5"], "length", 5),

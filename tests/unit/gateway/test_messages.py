@@ -407,6 +407,16 @@ def test_a_stream_without_its_end_is_no_answer():
         made.end()
 
 
+@pytest.mark.parametrize("finish", ["abort", "error"])
+def test_what_the_engine_gave_up_is_no_answer(finish):
+    made = translation(stream=True)
+    made.feed(event({"content": "a"}))
+    with pytest.raises(BrokenAnswer, match=finish):
+        made.feed(event({}, finish) + DONE)
+    with pytest.raises(BrokenAnswer, match=finish):
+        translation().whole(json.dumps({"choices": [{"message": {"content": "a"}, "finish_reason": finish}]}).encode())
+
+
 pieces = st.tuples(st.sampled_from(["text", "thought", "call"]), st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
 
 

@@ -344,7 +344,14 @@ def test_any_value_is_translated_or_refused(value, field):
         json.loads(made.whole(whole().partition(b"\r\n\r\n")[2]))
 
 
-@pytest.mark.parametrize("data", [event(calls(0, "{", "f")) + event(calls(1, "{}", "g")) + event(calls(0, "}")), b"data: x\n\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        event(calls(0, "{", "f")) + event(calls(1, "{}", "g")) + event(calls(0, "}")),
+        b"data: x\n\n",
+        event({"content": "a"}) + event({}, "abort") + DONE,
+    ],
+)
 def test_what_is_no_answer_is_an_error(data):
     with pytest.raises(BrokenAnswer):
         translation(stream=True).feed(data)

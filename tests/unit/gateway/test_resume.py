@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from .clients import asking, chat, request
 from .conftest import World
-from .engines import LAST, STREAM, chunk, eventually, says
+from .engines import LAST, STREAM, chunk, eventually, in_turn, says
 
 TOKENS = ["Once", " upon", " a", " time", "\n\n", "é", "漢", " \U0001f600", '"', "\\n", " ", "S", "T", "OP", " the end", "."]
 TEXT = "".join(TOKENS)
 PROMPT = 5
 TOLD = {"include_usage": True}
 DEATH = b'data: {"error":{"message":"EngineCore encountered an issue. See stack trace.","code":500}}\n\n'
+ABORT = b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"abort","stop_reason":null}]}\n\n'
 LOST = b'data: {"error":{"message":"odd","code":500,"type":"server_error"}}\n\n'
 
 
@@ -216,6 +217,42 @@ async def test_an_error_event_that_is_a_death_is_a_death(folder):
     got, stats, _ = await asked_twice(folder, first, engine(2))
     assert stream_of(got)[0] == TEXT
     assert stats.resumed == 1
+
+
+@pytest.mark.parametrize("given", [0, 1, 4])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_an_answer_that_the_engine_aborted_goes_on(folder, given, at_once):
+    """vLLM and SGLang say "abort" as its reason to be finished, and [DONE]."""
+    before, after = answer(json.loads(asking()))[:given], [ABORT, b"data: [DONE]\n\n"]
+    pieces = [b"".join(map(chunk, after)) + LAST] if at_once else [chunk(after[0]), chunk(after[1]) + LAST]
+    first = says(STREAM, *map(chunk, before), *pieces)
+    got, stats, _ = await asked_twice(folder, first, engine(2), "final_message")
+    assert stream_of(got)[:2] == (TEXT, "stop")
+    assert b'"abort"' not in got.body
+    assert stats.requests == {200: 1}
+
+
+@pytest.mark.parametrize("failure", [DEATH, ABORT], ids=["error", "abort"])
+async def test_the_end_of_a_dead_replica_is_not_the_answers(folder, failure):
+    """The second breaks as well, and ends its stream in the same read: the third goes on."""
+
+    async def fails(asked):
+        begun = b"".join(map(chunk, answer(asked.json, number=2)[:3]))
+        await asked.writes(STREAM + begun, chunk(failure) + chunk(b"data: [DONE]\n\n") + LAST)
+
+    script = in_turn(engine(1, cut=700), fails, engine(3))
+    got, stats, _ = await asked_twice(folder, script, script)
+    assert stream_of(got)[:2] == (TEXT, "stop")
+    assert (stats.resumed, stats.requests) == (2, {200: 1})
+
+
+async def test_an_error_without_its_line_end_is_one_failure(folder):
+    events = answer(json.loads(asking()))
+    end = DEATH.strip() + b"\n" + b"data: [DONE]"
+    first = says(STREAM + b"".join(map(chunk, events[:4])), chunk(end) + LAST)
+    got, stats, _ = await asked_twice(folder, first, engine(2))
+    assert stream_of(got)[0] == TEXT
+    assert (stats.resumed, stats.retries) == (1, 1)
 
 
 async def test_another_error_event_is_the_clients(folder):

@@ -83,7 +83,7 @@ def test_a_chat_becomes_a_prompt_by_the_models_template():
 
 
 def test_trt_llm_is_asked_in_its_own_words():
-    made = translation(there="tensorrt_llm", top_p=0.5, min_p=0.1, stop=["a", "b"], max_completion_tokens=9)
+    made = translation(there="tensorrt_llm", top_p=0.5, min_p=0, repetition_penalty=1.0, stop=["a", "b"], max_completion_tokens=9)
     assert made.target == b"/v2/models/tensorrt_llm/generate_stream"
     assert json.loads(made.body) == {
         "text_input": PROMPT,
@@ -130,6 +130,16 @@ def test_parts_of_text_are_one_text():
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "unsupported_parameter", '"tools"'),
         ({"logprobs": True}, "unsupported_parameter", '"logprobs"'),
         ({"logit_bias": {"1": 1}}, "unsupported_parameter", '"logit_bias"'),
+        ({"guided_json": {"type": "object"}}, "unsupported_parameter", '"guided_json"'),
+        ({"structured_outputs": {"choice": ["a"]}}, "unsupported_parameter", '"structured_outputs"'),
+        ({"grammar": "root ::= x"}, "unsupported_parameter", '"grammar"'),
+        ({"regex": "a+", "ebnf": "x"}, "unsupported_parameter", '"regex", "ebnf"'),
+        ({"there": "tensorrt_llm", "min_p": 0.1, "bad_words": ["x"]}, "unsupported_parameter", '"min_p", "bad_words"'),
+        ({"there": "tensorrt_llm", "repetition_penalty": 1.1}, "unsupported_parameter", '"repetition_penalty"'),
+        ({"there": "tensorrt_llm", "ignore_eos": True}, "unsupported_parameter", '"ignore_eos"'),
+        ({"kind": "completions", "logprobs": 0}, "unsupported_parameter", '"logprobs"'),  # that of each token
+        ({"max_tokens": 0}, "invalid_value", '"max_tokens" must be at least 1'),
+        ({"max_completion_tokens": -1, "max_tokens": 5}, "invalid_value", '"max_completion_tokens" must be at least 1'),
         ({"n": 2}, "unsupported_parameter", '"n"'),
         ({"response_format": {"type": "json_object"}}, "unsupported_parameter", '"response_format"'),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "unsupported", "no images"),
@@ -162,6 +172,8 @@ def test_what_cannot_be_had_is_refused_by_name(fields, code, words):
         {"n": 1},
         {"response_format": {"type": "text"}},
         {"logit_bias": {}},
+        {"guided_json": None},
+        {"there": "tensorrt_llm", "min_tokens": 0, "stop_token_ids": [], "ignore_eos": False},
     ],
 )
 def test_what_asks_for_nothing_is_no_reason_to_refuse(fields):

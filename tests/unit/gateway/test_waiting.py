@@ -1,5 +1,7 @@
 """Requests that cannot be answered now: they wait, are told what for, and end in a clear answer within their limit."""
 
+from time import monotonic
+
 import pytest
 
 from headrace.traffic import ModelStatus
@@ -115,6 +117,28 @@ async def test_an_opened_stream_ends_in_an_error_event_when_there_is_no_answer(w
     assert not answer.whole or version == "HTTP/1.0"
     assert b"no such file" in answer.events[-1]
     assert DONE not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "body"),
+    [
+        ("/v1/embeddings", "vectors", b'"input":"a"'),
+        ("/tokenize", "chat", b'"prompt":"a"'),
+        ("/v1/audio/speech", "chat", b'"input":"a"'),
+    ],
+)
+async def test_what_is_never_a_stream_is_answered_as_it_is(world, monkeypatch, target, model, body):
+    monkeypatch.setattr("headrace.gateway.exchange.PROGRESS_SECONDS", 0.0)
+    world.tell(model, phase="loading", reason="reading weights")
+    client = await world.client()
+    await client.send(request(b'{"model":"%s","stream":true,%s}' % (model.encode(), body), target=target))
+    served = world.gateway.models[model]
+    await eventually(lambda: served.exchanges, "the request is there")
+    served.tick(monotonic())
+    world.tell(model, phase="ready", reason="")
+    await world.engine(says(whole(b'{"data":[]}')), model=model)
+    answer = await client.answer()
+    assert (answer.status, answer.body) == (200, b'{"data":[]}')
 
 
 async def test_a_request_that_is_no_stream_is_not_told_of_progress(world, monkeypatch):

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headrace.gateway.engine_errors import event_error
+from headrace.gateway.fold import GAVE_UP
 from headrace.gateway.http import BrokenAnswer
 from headrace.gateway.openai import Refusal, Usage
 
@@ -178,6 +179,8 @@ class Reader:
         said = choice.delta or choice.message
         if said is not None:
             self._say(said)
+        if choice.finish_reason in GAVE_UP:
+            raise BrokenAnswer(f"the engine gave up ({choice.finish_reason})")
         self.finish = choice.finish_reason or self.finish
         if isinstance(choice.stop_reason, str):
             self.stop = choice.stop_reason

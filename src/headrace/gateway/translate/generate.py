@@ -16,7 +16,7 @@ from headrace.gateway.openai import Usage
 from headrace.gateway.paths import quoted
 from headrace.gateway.translate.answer import Answer, Counted
 from headrace.gateway.translate.base import Asked, Translation
-from headrace.gateway.translate.request import Wanted, wanted
+from headrace.gateway.translate.request import SAMPLING, Wanted, wanted
 
 EVENT_LIMIT = 16 * 1024 * 1024
 """Bytes of one event; a longer one is a broken answer."""
@@ -31,6 +31,8 @@ class Dialect(NamedTuple):
     """How a back end wants to be asked, and how it answers."""
 
     body: Callable[[Wanted, bool], dict[str, Any]]
+    sampling: tuple[str, ...]
+    """The fields of a request that it knows."""
     cumulative: bool
     """Each event has all of the text so far, and not only what is new."""
 
@@ -47,18 +49,17 @@ def _vllm(want: Wanted, stream: bool) -> dict[str, Any]:
     }
 
 
-_LLMAPI_KNOWS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty", "stop")
+_LLMAPI_KNOWS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty")
 
 
 def _llmapi(want: Wanted, stream: bool) -> dict[str, Any]:
-    sampling = {name: want.sampling[name] for name in _LLMAPI_KNOWS if name in want.sampling}
-    sampling |= {"max_tokens": want.max_tokens, "exclude_input_from_output": True}
+    sampling = {**want.sampling, "max_tokens": want.max_tokens, "exclude_input_from_output": True}
     named = {f"sampling_param_{name}": value for name, value in sampling.items()}
     return {"text_input": want.prompt, "streaming": stream, "return_finish_reason": True, **named}
 
 
-VLLM = Dialect(_vllm, cumulative=False)
-LLMAPI = Dialect(_llmapi, cumulative=True)
+VLLM = Dialect(_vllm, SAMPLING, cumulative=False)
+LLMAPI = Dialect(_llmapi, _LLMAPI_KNOWS, cumulative=True)
 DIALECTS: Mapping[str, Dialect] = {"tensorrt_llm": LLMAPI}
 """By the name that the back end's own layout gives its model. All others, the models that Headrace writes included, speak as
 the vLLM back end does.
@@ -67,7 +68,8 @@ the vLLM back end does.
 
 def translated(asked: Asked) -> Translation:
     """The translation of a chat or a completion. Raises Refusal for what cannot be said in `generate`."""
-    return _Generate(asked, wanted(asked), DIALECTS.get(asked.there, VLLM))
+    dialect = DIALECTS.get(asked.there, VLLM)
+    return _Generate(asked, wanted(asked, dialect.sampling), dialect)
 
 
 def checked(asked: Asked) -> Translation:

@@ -3,7 +3,7 @@
 What such an engine cannot do is refused by name: a field that is ignored in silence gives wrong answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,10 +19,17 @@ SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "frequency_penalty", "presence_penalty", "repetition_penalty"),
     *("stop_token_ids", "ignore_eos", "min_tokens", "bad_words"),
 )
-"""Fields that are passed on under the same name; `stop` is one more."""
+"""Fields that are passed on under the same name, by engines that know them; `stop` is one more, which all know."""
 
 _NOTHING: tuple[Any, ...] = (None, False, 0, [], {}, "")
-_REFUSED = ("tools", "functions", "logprobs", "top_logprobs", "logit_bias", "suffix", "echo", "audio", "continue_final_message")
+_REFUSED = (
+    *("tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "n_probs", "logit_bias", "suffix", "echo", "audio"),
+    *("continue_final_message", "allowed_token_ids", "use_beam_search"),
+    *("grammar", "json_schema", "regex", "ebnf", "structural_tag", "structured_outputs"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend", "guided_whitespace_pattern"),
+)
+_ZERO_ASKS = ("logprobs", "prompt_logprobs")
+"""Of 0 others: that of the token itself is asked for."""
 
 
 class Wanted(NamedTuple):
@@ -49,24 +56,34 @@ class _Fields(msgspec.Struct):
     add_generation_prompt: bool | None = None
 
 
-def wanted(asked: Asked) -> Wanted:
-    """What `asked` asks of the engine. Raises Refusal."""
+def wanted(asked: Asked, sampling: Collection[str]) -> Wanted:
+    """What `asked` asks of an engine that knows these fields for `sampling`. Raises Refusal."""
     given = msgspec.json.decode(msgspec.json.encode(asked.ask.fields), type=dict[str, Any])
     try:
         fields = msgspec.convert(given, _Fields)
     except msgspec.ValidationError as error:
         raise Refusal(400, f"The request has a value of the wrong kind: {error}.", "invalid_type") from None
-    _refuse_what_cannot_be(given, fields)
+    _refuse_what_cannot_be(given, fields, sampling)
     prompt = _chat(asked, fields, given) if asked.kind == "chat" else _one_prompt(fields.prompt)
-    limit = fields.max_completion_tokens or fields.max_tokens or asked.context or MAX_TOKENS
-    sampling = {name: given[name] for name in SAMPLING if given.get(name) is not None}
+    limit = _limit(fields) or asked.context or MAX_TOKENS
+    values = {name: given[name] for name in sampling if given.get(name) is not None}
     if fields.stop:
-        sampling["stop"] = [fields.stop] if isinstance(fields.stop, str) else fields.stop
-    return Wanted(prompt, limit, sampling, bool((fields.stream_options or {}).get("include_usage")))
+        values["stop"] = [fields.stop] if isinstance(fields.stop, str) else fields.stop
+    return Wanted(prompt, limit, values, bool((fields.stream_options or {}).get("include_usage")))
 
 
-def _refuse_what_cannot_be(given: Mapping[str, Any], fields: _Fields) -> None:
-    refused = [name for name in _REFUSED if given.get(name) not in _NOTHING]
+def _limit(fields: _Fields) -> int | None:
+    """Tokens of the answer; None where the client does not say."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        limit: int | None = getattr(fields, name)
+        if limit is not None and limit < 1:
+            raise Refusal(400, f'"{name}" must be at least 1.', "invalid_value", param=name)
+    return fields.max_completion_tokens or fields.max_tokens
+
+
+def _refuse_what_cannot_be(given: Mapping[str, Any], fields: _Fields, sampling: Collection[str]) -> None:
+    unknown = [name for name in SAMPLING if name not in sampling and (name, given.get(name)) != ("repetition_penalty", 1)]
+    refused = [name for name in (*_REFUSED, *unknown) if _asks(name, given.get(name))]
     if given.get("tool_choice") == "none":
         refused = [name for name in refused if name not in ("tools", "functions")]
     refused += [name for name in ("n", "best_of") if (getattr(fields, name) or 1) > 1]
@@ -75,6 +92,10 @@ def _refuse_what_cannot_be(given: Mapping[str, Any], fields: _Fields) -> None:
         names = ", ".join(f'"{name}"' for name in refused)
         message = f"This model's engine completes text only: {names} cannot be had from it."
         raise Refusal(400, message, "unsupported_parameter", param=refused[0])
+
+
+def _asks(name: str, value: Any) -> bool:
+    return value not in _NOTHING or (name in _ZERO_ASKS and value == 0 and value is not False)
 
 
 def _chat(asked: Asked, fields: _Fields, given: Mapping[str, Any]) -> str:
