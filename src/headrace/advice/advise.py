@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.advice.base import Kaito, Observed, Signal, peak
+from headrace.advice.commands import IMPORTED, importing
 from headrace.advice.gains import expected
 from headrace.advice.history import begun, observed
 from headrace.advice.known import Known, Setup, argument
@@ -56,7 +57,8 @@ def here(gateway: Here, model: str | None, since: float, until: float) -> Advice
     """The signals on each model of a gateway on this machine, or on one. Raises HeadraceError."""
     found = observed(gateway.status, gateway.history, model, since, until)
     spec, file = _served(gateway.status)
-    return {one.model: signals(replace(one, file=file, at=gateway.at, fixed=_fixed(spec, one.model))) for one in found}
+    said = {one.model: replace(one, file=file, at=gateway.at, **_decided(spec, one.model)) for one in found}
+    return {model: signals(seen) for model, seen in said.items()}
 
 
 def _served(status: Mapping[str, Any]) -> tuple[Spec | None, str]:
@@ -70,13 +72,13 @@ def _served(status: Mapping[str, Any]) -> tuple[Spec | None, str]:
         return None, argument(str(file))
 
 
-def _fixed(spec: Spec | None, model: str) -> frozenset[str]:
+def _decided(spec: Spec | None, model: str) -> dict[str, Any]:
     """What the file decides about a model, and does not leave to the lock."""
     about = spec.models.get(model) if spec else None
     if about is None:
-        return frozenset()
+        return {}
     decided = {"engine": about.engine_name, "context": about.context, "slots": about.slots}
-    return frozenset(key for key, value in decided.items() if value != "auto")
+    return {"fixed": frozenset(key for key, value in decided.items() if value != "auto"), "swaps": about.share == "swap"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,18 @@ def elsewhere(server: Prometheus, setup: Setup | None, question: Question, termi
     found = [_seen(page, known, setup, question) for known in setup.models] if setup else []
     if not found:
         found = [_alone(page, name, question) for name in sorted(page.models())]
+    if setup is None or setup.file is None:
+        found = [_importing(one, server.namespace) for one in found]
     chosen = [one for one in found if question.model in (None, one.model)]
     if not chosen:
         raise _nothing(server, question, found)
     idle = _idle(found) if len(found) > 1 else None
     return {one.model: signals(_expecting(replace(one, idle=idle), setup, question, terminal)) for one in chosen}
+
+
+def _importing(seen: Observed, namespace: str | None) -> Observed:
+    """Of a set-up without a file: commands make one first."""
+    return replace(seen, file=IMPORTED, importing=importing(namespace, kaito=seen.kaito is not None))
 
 
 def _nothing(server: Prometheus, question: Question, found: Sequence[Observed]) -> HeadraceError:
@@ -123,9 +132,10 @@ def _seen(page: Page, known: Known, setup: Setup | None, question: Question) -> 
         most=known.most,
         context=known.about.context_asked,
         sleeps=known.sleeps,
+        swaps=known.about.share == "swap",
         addresses=1 if said.gateway or setup is None or setup.addresses is None else setup.addresses,
         kaito=kaito,
-        file=setup.file if setup else "",
+        file=(setup.file if setup else None) or "",
     )
 
 

@@ -47,6 +47,11 @@ def cold(seen: Observed) -> Signal:
     numbers = f"{told} of {counted(seen.requests):.0f} requests woke it, waiting {middle} in the middle"
     kept = f"1..{seen.most}" if (seen.most or 1) > 1 else "1"
     change = f"write replicas: {kept}, or a longer scale.idle, into the file"
+    if seen.swaps:
+        change = (
+            f"write replicas: {kept} and no share: swap into the file, where memory has room for it beside the others; "
+            "else fewer bits or shorter contexts, so that those that take turns fit at once"
+        )
     gain = f"{middle} less for those; the memory of one replica is then always taken" if holds == "holds" else ""
     return Signal(name, holds, numbers, sure, change, gain, in_force(seen))
 

@@ -91,6 +91,8 @@ class Observed:
     """The most replicas that there may be."""
     context: int | None = None
     sleeps: bool = False
+    swaps: bool = False
+    """Whether it makes room for others: no number of replicas then keeps it there."""
     models: int = 1
     """Served beside each other, itself included."""
     idle: int | None = None
@@ -101,6 +103,8 @@ class Observed:
     """On this machine, where `headrace graduate` can move it; else in a cluster."""
     file: str = ""
     """The served file as an argument of a command, with a space before it; "" where a command finds it by itself."""
+    importing: str = ""
+    """The command that makes this file, where there is none yet."""
     at: str = ""
     """The gateway's address, likewise."""
     fixed: frozenset[str] = frozenset()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 
 from headrace.advice.base import Gain, Observed, peak, ranked
+from headrace.advice.commands import planned
 from headrace.errors import HeadraceError
 from headrace.facts import catalogue, request
 from headrace.facts.hardware import Machine
@@ -28,7 +29,7 @@ class _Question:
     intent: Intent
     known: Knowledge
     asked: str
-    """How the machine is named on a command line, with the file."""
+    """The command that plans for this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def expected(seen: Observed, spec: Spec, about: ModelSpec, facts: ModelFacts | N
         if any(one != machines[0] for one in machines):  # every size of a cloud: which one it runs on is not said
             return Expected()
         question = _Question(
-            facts, machines, _intent(seen, about), knowledge(default_root()), f"{seen.file} --machine '{spec.elsewhere}'"
+            facts, machines, _intent(seen, about), knowledge(default_root()), planned(seen, f"--machine '{spec.elsewhere}'")
         )
         present = wanted(about)
         if present.quantization == "auto":  # what runs has not been quantized by the planner
@@ -91,13 +92,13 @@ def _gains(question: _Question, present: Wanted, now: Offer) -> Iterator[tuple[s
     more = _best(question, replace(present, replicas="auto"), _MOST_MACHINES)
     if more is not None and more.replicas > now.replicas:
         what = f"{_rate(more)} with {more.replicas} replicas instead of {_rate(now)} with {now.replicas}, by the planner"
-        yield "throughput insufficient", Gain(what, f"headrace plan{question.asked} --for users={question.intent.users}")
+        yield "throughput insufficient", Gain(what, f"{question.asked} --for users={question.intent.users}")
     for variant in ("fp8", "awq"):
         fewer = _best(question, replace(present, quantization=variant, replicas=now.replicas), now.replicas)
         if fewer is not None and fewer.memory.cache_tokens > now.memory.cache_tokens:
             cache = f"a cache of {fewer.memory.cache_tokens:,} tokens instead of {now.memory.cache_tokens:,}"
             said = f"with {variant} {cache}, and {_rate(fewer)} instead of {_rate(now)}, by the planner"
-            yield "memory binds", Gain(said, f"headrace plan{question.asked} --explain")
+            yield "memory binds", Gain(said, f"{question.asked} --explain")
             return
 
 

@@ -83,8 +83,8 @@ class Setup:
     models: Sequence[Known]
     addresses: int | None = None
     kaito_version: str = ""
-    file: str = ""
-    """As an argument of a command, with a space before it; "" where there is none, or it is the usual one."""
+    file: str | None = None
+    """As an argument of a command, with a space before it; "" for the usual one, None where there is none."""
 
 
 def of_file(spec: Spec, file: str = "") -> Setup:

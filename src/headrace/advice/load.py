@@ -18,6 +18,8 @@ from headrace.advice.ceiling import ceiling
 from headrace.advice.commands import in_force, moved, planned
 
 _NO_GAIN = Gain("")
+_STILL_SPARE = 0.3
+"""The part of one replica fewer that the busiest moment has to leave unused, once it was more."""
 
 
 def throughput(seen: Observed) -> Signal:
@@ -116,10 +118,12 @@ def spare(seen: Observed) -> Signal:
         busiest = max((one.running or 0) + (one.waiting or 0) for one in samples)
         return 1 - busiest / max(1.0, slots * (ready - 1)) if ready >= 2 else 0.0
 
-    holds, sure = steadied(by_samples(seen, idle), 0.5, 0.3)
+    holds, sure = steadied(by_samples(seen, idle), 0.5, _STILL_SPARE)
     busiest = max(((one.running or 0) + (one.waiting or 0) for one in seen.samples), default=0)
     ready = max((one.ready or 0 for one in seen.samples), default=0)
     fewer = max(1, -(-round(busiest * 1.5) // slots))
+    if holds == "holds" and (idle(seen.samples) < _STILL_SPARE or fewer >= ready):
+        holds, sure = "holds not", 1.0  # some slices would fit in fewer, and the busiest does not
     numbers = f"never more than {busiest:.0f} at once; one replica has {slots} slots, and up to {ready:.0f} were there"
     gain = seen.gains.get(name, _NO_GAIN)
     said = gain.said or f"the memory of {ready - fewer:.0f} of {ready:.0f} replicas while nothing more comes"

@@ -15,9 +15,11 @@ from headrace.advice.advise import Here, here, window
 from headrace.advice.text import verdict
 from headrace.dashboard.advising import Advice, Told
 from headrace.errors import HeadraceError
+from headrace.spec.addresses import GATEWAY
 
 _NICE = 5
 """Engines and the gateway come first."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
 
 def advised(status: Mapping[str, Any]) -> Advice:
     """The advice on every model of a gateway, or why there is none."""
-    until, gateway = time.time(), Here(status)
+    until, gateway = time.time(), Here(status, at=option(status.get("url", "")))
     try:
         since = window(gateway, until)
         found = here(gateway, None, since, until)
@@ -39,6 +41,15 @@ def advised(status: Mapping[str, Any]) -> Advice:
         for model, signals in found.items()
     }
     return Advice(rows, {model: verdict(signals) for model, signals in found.items()}, until - since)
+
+
+def option(url: str) -> str:
+    """How a command names a gateway that listens there: not at all where it asks it by itself. Whoever listens everywhere is
+    asked through loopback.
+    """
+    for everywhere, loopback in _LOOPBACK.items():
+        url = url.replace(f"//{everywhere}:", f"//{loopback}:")
+    return f" --url {url}" if url and url != GATEWAY else ""
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ runs.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from headrace.advice.base import Prefixes, Request, Sample
@@ -89,7 +90,7 @@ def told(page: Page, model: str, workload: str = "", served: Sequence[str] = ())
     made = (theirs.grown("generated") if theirs else {}) or first.grown("generated")
     samples = tuple(_samples(page.times, first.total("waiting"), first.total("running"), ready, made))
     finished = first.grown("finished") or (theirs.grown("finished") if theirs else {})
-    requests = (*_lengths(page, names, theirs, finished), *_waits(page, model, ready, finished))
+    requests = tuple(_once(_lengths(page, names, theirs, finished), _waits(ready, finished)))
     short = tuple(_short(theirs, samples)) if theirs and (theirs.series("usage") or theirs.series("put_out")) else None
     shares = tuple(_prefixes(page.times, ours, theirs)) if theirs and gateway else ()
     slots, most = _slots(page, model), _most(page, workload or model)
@@ -234,7 +235,22 @@ def _paired(first: Sequence[tuple[float, float]], second: Sequence[tuple[float, 
                 rows.pop(0)
 
 
-def _waits(page: Page, model: str, ready: Points, finished: Points) -> Iterator[Request]:
+def _once(ended: Iterable[Request], woke: Iterable[Request]) -> Iterator[Request]:
+    """Each request once: who waited for a start is among those that ended after it."""
+    starts = deque(woke)
+    for one in ended:
+        left = one.count
+        while starts and starts[0].at < one.at and left > 0:
+            start = starts.popleft()
+            waited = min(start.count, left)
+            left -= waited
+            yield replace(one, at=start.at, waited=start.waited, count=waited)
+        if left > 0:
+            yield replace(one, count=left)
+    yield from starts
+
+
+def _waits(ready: Points, finished: Points) -> Iterator[Request]:
     """Starts that somebody waited for: one request at least for each time that replicas came where none were."""
     known = sorted(ready.items())
     for (at, before), (later, now) in pairwise(known):

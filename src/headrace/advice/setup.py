@@ -1,7 +1,7 @@
 """Signals of the set-up rather than of its load: KAITO's list, addresses, many models on few devices."""
 
 from headrace.advice.base import Holds, Observed, Signal
-from headrace.advice.commands import planned
+from headrace.advice.commands import importing, of_file, planned
 
 MANY_MODELS = 5
 
@@ -16,7 +16,7 @@ def listed(seen: Observed) -> Signal:
         return Signal(name, "holds not", f"{version}: its preset is {seen.kaito.preset}", 1.0)
     numbers = f"{version}: {seen.kaito.source} is none of its presets that we know; later versions try any org/model, untested"
     change = "kubernetes.target: deployment, which is vLLM without KAITO, sized by the plan; then headrace apply"
-    command = f"headrace diff{seen.file}"
+    command = of_file(seen, "diff")
     return Signal(
         name, "holds", numbers, 1.0 if seen.kaito.version else 0.5, change, "the context, slots and memory of a plan", command
     )
@@ -36,7 +36,7 @@ def routed(seen: Observed) -> Signal:
         1.0,
         change,
         gain,
-        "kubectl get deployments,statefulsets -o yaml | headrace import - > headrace.yaml" if holds == "holds" else "",
+        (seen.importing or importing()) if holds == "holds" else "",
     )
 
 
@@ -52,7 +52,7 @@ def crowd(seen: Observed) -> Signal:
     holds: Holds = "holds not" if seen.idle is not None and seen.idle < 2 else "holds"
     change = "let those that are seldom asked sleep (replicas: 0..1, share: swap), or pack them onto fewer GPUs"
     gain = seen.gains[name].said if name in seen.gains else ""
-    command = planned(seen) if seen.here else f"headrace nodepool{seen.file} --sharing"
+    command = planned(seen) if seen.here else of_file(seen, "nodepool", "--sharing")
     return Signal(name, holds, numbers, 1.0 if seen.idle is not None else 0.5, change, gain, command)
 
 

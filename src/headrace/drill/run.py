@@ -1,5 +1,6 @@
 """`headrace drill`: requests without a pause while the model is disturbed, and what became of each."""
 
+import http.client
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 from headrace.drill.base import Asked, Event, Kind, Report, Wish
 from headrace.drill.client import ask, counted, row
 from headrace.drill.steps import Steps
-from headrace.errors import HeadraceError, UsageError
+from headrace.errors import HeadraceError, UsageError, plainly
 from headrace.spec.addresses import LOOPBACK
 from headrace.units import show_duration
 
@@ -62,6 +63,8 @@ class _Drill:
                 problem = step()
             except HeadraceError as error:
                 problem = str(error)
+            except (OSError, http.client.HTTPException) as error:  # of a connection: the gateway may be gone
+                problem = f"{type(error).__name__}: {plainly(error)}"
             if problem:
                 self._report.undone.append(f"{kind}: {problem}")
                 self._did(kind, problem)

@@ -1,7 +1,5 @@
 """What a drill does to a running model. Each step says what it does as it does it, and returns why it could not, else nothing."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +8,7 @@ from typing import Any
 
 from headrace.drill.base import Kind, Wish
 from headrace.drill.client import ask, row, want
+from headrace.drill.killing import kill
 from headrace.errors import HeadraceError
 from headrace.report import get, post
 from headrace.units import show_duration
@@ -54,7 +53,8 @@ class Steps:
         if not ready:
             return "no replica is ready that could be killed"
         one = max(ready, key=lambda replica: replica["in_flight"])
-        os.kill(one["pid"], signal.SIGKILL)
+        if problem := kill(one["pid"], self._url):
+            return problem
         self._did("kill", f"killed {one['name']} (pid {one['pid']}, {one['in_flight']} in flight)")
         name, pid = one["name"], one["pid"]
         return self._settled("kill", lambda row: any(_again(other, name, pid) for other in row["replicas"]), f"{name} is back")

@@ -29,7 +29,7 @@ the rest.
 _HEAD = (
     "# Written by Headrace, and read back so that the same file gives the same deployment. Plan anew: headrace plan --update\n"
 )
-_MACHINE_SIZE = 2**30  # memory is compared in GiB: the kernel keeps a little more or less for itself at each start
+_MACHINE_SIZE = 2**30  # memory is written in GiB: the kernel keeps a little more or less for itself at each start
 
 
 class LockError(HeadraceError):
@@ -81,8 +81,12 @@ def write(
     machine: Machine,
     headrace: str,
     tuned: Mapping[str, Tuned] = MappingProxyType({}),
+    before: Lock | None = None,
 ) -> str:
-    """The lock of `plan` as text. `sources` are the pinned sources by model name, `tuned` what was measured of some."""
+    """The lock of `plan` as text. `sources` are the pinned sources by model name, `tuned` what was measured of some. The machine
+    stays as the lock `before` has it where it is alike: else a GiB more or less would add up.
+    """
+    here = shape(machine, spec)
     models = {
         model.name: {
             "asked": asked(spec.models[model.name]),
@@ -94,7 +98,8 @@ def write(
         for model in plan.models
         if model.name in sources
     }
-    value = {"version": VERSION, "headrace": headrace, "machine": shape(machine, spec), "models": models}
+    shaped = before.machine if before and _alike(before.machine, here) else here
+    value = {"version": VERSION, "headrace": headrace, "machine": shaped, "models": models}
     return _HEAD + yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=130)
 
 
@@ -129,6 +134,12 @@ def shape(machine: Machine, spec: Spec) -> dict[str, int]:
     return {"cores": machine.cores, "memory_gib": round(machine.memory_bytes / _MACHINE_SIZE), "replicas": replicas, **gpus}
 
 
+def _alike(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
+    """Whether two shapes are of one machine: what the kernel keeps changes with it, and may round to another GiB."""
+    apart = abs(one.get("memory_gib", 0) - other.get("memory_gib", 0))
+    return apart <= 1 and {**one, "memory_gib": 0} == {**other, "memory_gib": 0}
+
+
 def held(lock: Lock, spec: Spec) -> Lock:
     """The lock as it holds for a running gateway that gets another `spec`: what runs keeps what was chosen for it, however many
     replicas share the machine from now on, and whatever adapters and replicas are asked for.
@@ -159,7 +170,7 @@ def obey(spec: Spec, lock: Lock, machine: Machine, installed: Mapping[str, Insta
     Raises LockError for values that cannot be.
     """
     here = shape(machine, spec)
-    if lock.machine != here:
+    if not _alike(lock.machine, here):
         note = f"the lock is of {_shared(lock.machine)}, now it is {_shared(here)}: planned anew"
         return Obeyed(spec, frozenset(), (note,))
     models, kept, notes = dict(spec.models), [], []

@@ -40,9 +40,9 @@ def frontier(trace: Trace, setting: Setting, policy: Policy) -> list[Outcome]:
 
 
 def cheapest(runs: Sequence[Outcome], wait_p99: float) -> Outcome:
-    """Of runs that wait no longer the one with the fewest GPU-hours; else the one that waits least."""
+    """Of runs that wait no longer the one with the least replica-time (a CPU has no GPU-hours); else the one that waits least."""
     good = [outcome for outcome in runs if outcome.wait.p99 <= wait_p99 and not outcome.full + outcome.expired]
-    return min(good or runs, key=lambda outcome: outcome.gpu_hours if good else outcome.wait.p99)
+    return min(good or runs, key=lambda outcome: outcome.replica_seconds if good else outcome.wait.p99)
 
 
 def floor_hours(trace: Trace, rates: Rates) -> float:

@@ -39,8 +39,8 @@ def suggest(
         found.append(Suggestion(tried, outcome, outcome.met >= share, len(grid)))
     good = [one for one in found if one.meets]
     if good:
-        return min(good, key=lambda one: (one.outcome.gpu_hours, one.outcome.wait.p99))
-    return max(found, key=lambda one: (one.outcome.met, -one.outcome.gpu_hours))
+        return min(good, key=lambda one: (one.outcome.replica_seconds, one.outcome.wait.p99))
+    return max(found, key=lambda one: (one.outcome.met, -one.outcome.replica_seconds))
 
 
 def _grid(policy: Policy) -> list[Policy]:

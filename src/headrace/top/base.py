@@ -65,6 +65,11 @@ class _Counts:
     waits: tuple[tuple[float, float], ...]
     """(upper bound in seconds, requests that waited no longer)."""
 
+    def begins_again(self, before: "_Counts") -> bool:
+        """Whether it is another gateway that counts: from nothing."""
+        waited, waited_before = (one.waits[-1][1] if one.waits else 0 for one in (self, before))
+        return self.tokens_in < before.tokens_in or self.tokens_out < before.tokens_out or waited < waited_before
+
 
 @dataclass(slots=True)
 class _Past:
@@ -119,8 +124,8 @@ class Watched:
         load, replicas = model["load"], model["replicas"]
         past = self._past.setdefault(model["name"], _Past())
         now = _Counts(at, load["tokens_in"], load["tokens_out"], _waits(model.get("waits", ())))
-        if past.counts and now.tokens_out < past.counts[-1].tokens_out:
-            past.counts.clear()  # another gateway: it counts from nothing
+        if past.counts and now.begins_again(past.counts[-1]):
+            past.counts.clear()
         past.counts.append(now)
         tokens_in, tokens_out = _rates(past.counts)
         if tokens_out is not None:

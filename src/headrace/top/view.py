@@ -30,7 +30,7 @@ def screen(look: Look, width: int, height: int, top: int = 0) -> list[Line]:
     """
     head, foot = [_title(look), ("", "")], _foot()
     blocks = _models(look, width)
-    room = height - len(head) - len(foot) - 1
+    room = _room(height)
     shown = _fitting(blocks[1:], room, top)
     lines = [*head, *blocks[0], *(line for block in shown for line in block)]
     if hidden := len(blocks) - 1 - len(shown):
@@ -43,9 +43,10 @@ def screen(look: Look, width: int, height: int, top: int = 0) -> list[Line]:
 
 
 def most_top(look: Look, width: int, height: int) -> int:
-    """The largest `top` that still fills the screen."""
-    count, each = len(look.models), 1 if width >= _WIDE else 2
-    return max(0, count - max(1, (height - 5) // each))
+    """The largest `top` that still fills the screen: the smallest from which on the rest is shown."""
+    blocks, room = _models(look, width)[1:], _room(height)
+    last = max(0, len(blocks) - 1)
+    return next((top for top in range(last) if len(_fitting(blocks, room, top)) == len(blocks) - top), last)
 
 
 def painted(lines: Sequence[Line], *, colour: bool) -> list[str]:
@@ -141,6 +142,11 @@ def _cells(model: ModelLook) -> tuple[str, ...]:
     memory = UNKNOWN if model.memory_bytes is None else show_bytes(model.memory_bytes).replace(" ", "").removesuffix("iB")
     counts = (f"{model.replicas_ready}/{model.replicas}", f"{model.running}/{model.slots}", str(model.waiting))
     return (model.name, model.state, *counts, *times, *rates, memory)
+
+
+def _room(height: int) -> int:
+    """Lines for models, beside the title, a blank, the heading and the foot."""
+    return height - 4
 
 
 def _fitting(blocks: Sequence[list[Line]], room: int, top: int) -> list[list[Line]]:

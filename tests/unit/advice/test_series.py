@@ -129,3 +129,19 @@ def test_names_of_the_gateway_are_its_own() -> None:
     from headrace.gateway.metrics import NAMES
 
     assert set(GATEWAY.all) <= {one.name for one in NAMES}
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["lengths unknown", "lengths known"])
+def test_a_request_that_woke_it_is_one_request(lengths: bool) -> None:
+    """Three times it sleeps, is asked once, and answers: three requests, each of which waited for a look."""
+    awake = [at for at in TIMES if TIMES.index(at) % 2]
+    ready = Series("kube_deployment_status_replicas_ready", {"deployment": "chat"}, {at: float(at in awake) for at in TIMES})
+    done = {at: float(sum(other <= at for other in awake)) for at in TIMES}
+    labels = {"model_name": "chat", "pod": "chat-0"}
+    rows = [ready, series("vllm:num_requests_waiting", 0, **labels), Series("vllm:request_success_total", labels, done)]
+    for name in ("prompt", "generation") if lengths else ():
+        rows += [Series(f"vllm:request_{name}_tokens_bucket", {**labels, "le": le}, done) for le in ("50", "+Inf")]
+    found = told(Page(rows, TIMES), "chat").requests
+    assert counted(found) == len(awake)
+    assert [(one.at, one.waited, one.count) for one in found] == [(at - 15.0, 15.0, 1.0) for at in awake]
+    assert {one.tokens_in for one in found} == ({50} if lengths else {None})

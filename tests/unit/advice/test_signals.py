@@ -111,3 +111,26 @@ def test_each_signal_is_silent_where_it_should(name: str, changed: dict[str, Any
 def test_many_alike_count_as_many() -> None:
     few = [Request(HOUR * n / 60, 200, 900, 100, 0.0, 6.0) for n in range(60)]
     assert [one.holds for one in signals(replace(CALM, requests=few))] == [one.holds for one in signals(CALM)]
+
+
+def test_what_is_spare_most_of_the_time_is_not_spare_where_the_busiest_moment_needs_it() -> None:
+    """4 replicas of 4 slots, 16 at once in the first half and 2 in the second: fewer than all 4 would not have done."""
+
+    def spare(busiest: int) -> Signal:
+        samples = [replace(one, running=busiest if one.at < HOUR / 2 else 2) for one in looks(ready=4)]
+        return next(one for one in signals(replace(CALM, most=4, samples=samples)) if one.name == "over-provisioned")
+
+    assert (spare(16).holds, spare(16).confidence) == ("holds not", 1.0)
+    assert spare(9).holds == "holds not", "9 of 12 slots of one replica fewer: a quarter is unused"
+    assert spare(8).holds == "holds"
+    assert "expect the memory of 1 of 4 replicas" in spare(8).advice
+
+
+def test_more_replicas_do_not_keep_awake_what_makes_room_for_others() -> None:
+    asleep = replace(CALM, **dict(CASES)["cold starts dominate"])
+    changes = [
+        next(one.change for one in signals(replace(asleep, swaps=swaps)) if one.name.startswith("cold"))
+        for swaps in (False, True)
+    ]
+    assert changes[0] == "write replicas: 1, or a longer scale.idle, into the file"
+    assert changes[1].startswith("write replicas: 1 and no share: swap into the file, where memory has room for it")

@@ -15,6 +15,7 @@ ENDS = [
     (200, b'{"choices": [', False, "dropped"),
     (200, b"", True, "dropped"),
     (200, b'data: {"choices": []}\n\ndata: ' + ERROR.replace(b": {", b":{", 1) + b"\n\n", True, "told"),
+    (200, b"data: " + ERROR.replace(b": {", b":{", 1) + b"\n\ndata: [DONE]\n\n", True, "dropped"),  # looks whole to a client
     (503, ERROR, False, "told"),
     (502, b"", False, "dropped"),  # a status without a word
     (500, b"[" * 100_000, False, "dropped"),

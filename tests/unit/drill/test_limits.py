@@ -1,15 +1,21 @@
 """Every wait of a drill has a limit, and the report says which was reached: against a gateway on which nothing ends."""
 
+import contextlib
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from headrace.drill.base import Report, Wish
+from headrace.drill.killing import kill
 from headrace.drill.run import drill
 
 STORY = [{"at": 0.0, "said": "chat loads"}]
@@ -25,6 +31,9 @@ class Stuck(ThreadingHTTPServer):
         self.served, self.silent, self.over = served, silent, threading.Event()
         self.files: list[str] = []
         self.phase = "starting"
+        self.replicas: list[dict[str, Any]] = []
+        self.hangs_up = False
+        """Whether it drops the connection of who asks for a number of replicas."""
         super().__init__(("127.0.0.1", 0), _Answers)
 
     @property
@@ -32,10 +41,10 @@ class Stuck(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def page(self, path: str) -> Any:
-        model = {"name": "chat", "task": "generate", "replicas": [], "context": 512}
+        model = {"name": "chat", "task": "generate", "replicas": self.replicas, "context": 512}
         over = self.phase == "rolled back"
         return {
-            "/admin/status": {"served": str(self.served), "models": [{**model, "planned": {"engine": "llamacpp", "most": 1}}]},
+            "/admin/status": {"served": str(self.served), "models": [{**model, "planned": {"engine": "llamacpp", "most": 2}}]},
             "/admin/reload": {"reload": {"over": False, "phase": "changing", "story": STORY, "changes": [], "error": ""}},
             "/admin/graduations": {"graduations": [{"model": "chat", "over": over, "phase": self.phase, "reason": "asked"}]},
         }.get(path, {"choices": []})
@@ -49,6 +58,8 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/admin/wanted" and self.server.hangs_up:
+            return
         if self.path.startswith("/v1/") and self.server.silent:
             self.server.over.wait(30)
         if self.path == "/admin/reload":
@@ -83,7 +94,8 @@ def stuck(tmp_path: Path) -> Iterator[Stuck]:
 
 
 def drilled(server: Stuck, **wish: Any) -> Report:
-    return drill(server.url, Wish("chat", 6, 1, 8, kills=0, scale=False, patience_seconds=0.4, **wish), lambda said: None)
+    calm: dict[str, Any] = {"kills": 0, "scale": False, "patience_seconds": 0.4}
+    return drill(server.url, Wish("chat", 6, 1, 8, **(calm | wish)), lambda said: None)
 
 
 def test_a_reload_that_never_comes_true_ends_the_step_and_the_served_file_is_asked_for_again(stuck: Stuck) -> None:
@@ -113,3 +125,45 @@ def test_nothing_is_waited_for_where_everything_ends(stuck: Stuck) -> None:
     report = drilled(stuck)
     assert report.undone == []
     assert len(report.asked) >= 6
+
+
+def test_a_gateway_that_hangs_up_costs_the_step_and_not_the_report(stuck: Stuck) -> None:
+    stuck.hangs_up = True
+    report = drilled(stuck, scale=True)
+    assert report.undone == ["scale: RemoteDisconnected: Remote end closed connection without response"]
+    assert len(report.asked) >= 6
+
+
+@pytest.fixture
+def sleepers() -> Iterator[tuple[subprocess.Popen[bytes], psutil.Process]]:
+    """A child of ours, who listen as the gateway does, and a child of that."""
+    argv = [sys.executable, "-c", "import subprocess as s; s.run(['sleep', '600'])"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as child:
+        process = psutil.Process(child.pid)
+        while not process.children():
+            assert child.poll() is None
+        below = process.children()[0]
+        yield child, below
+        child.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below.kill()
+
+
+def test_what_the_gateway_did_not_start_here_is_not_killed(
+    stuck: Stuck, sleepers: tuple[subprocess.Popen[bytes], psutil.Process]
+) -> None:
+    """Through `ssh -L`, or of a container, its pids are those of others here; and a pid may be nobody's."""
+    _, other = sleepers
+    for pid, why in ((other.pid, "was not started by what listens on port"), (2**22 + 1, "is not here any more")):
+        stuck.replicas = [{"name": "chat-1", "state": "ready", "pid": pid, "in_flight": 0}]
+        (said,) = drilled(stuck, kills=1).undone
+        assert said.startswith(f"kill: process {pid} {why}")
+    assert other.is_running()
+
+
+def test_what_the_gateway_started_here_is_killed(stuck: Stuck, sleepers: tuple[subprocess.Popen[bytes], psutil.Process]) -> None:
+    child, _ = sleepers
+    assert kill(child.pid, "http://127.0.0.1:1") != ""
+    assert child.poll() is None
+    assert kill(child.pid, stuck.url) == ""
+    assert child.wait(10) == -signal.SIGKILL

@@ -90,6 +90,21 @@ def test_a_lock_is_the_same_bytes_each_time() -> None:
     assert lock.write(again, spec, PINNED, free, "0") == first
 
 
+def test_a_kernel_that_keeps_a_little_more_voids_no_lock_and_adds_nothing_up() -> None:
+    """16.4 GiB are written as 16, and 16.6, 15.6, 15.4 are the same machine after an update; the lock says 16 all the while."""
+    spec, text, here = loads(SPEC), "", HERE
+    known = locked(machine=replace(HERE, memory_bytes=int(16.4 * 2**30)))
+    for gib in (16.6, 15.6, 15.4, 17.4):
+        here = replace(HERE, memory_bytes=int(gib * 2**30))
+        assert lock.obey(spec, known, here).kept == {"chat"}
+        text = lock.write(planned(spec, here), spec, PINNED, here, "0", before=known)
+        known = lock.read(text, "l")
+        assert known.machine["memory_gib"] == 16
+    larger = replace(HERE, memory_bytes=18 * 2**30)
+    assert not lock.obey(spec, known, larger).kept
+    assert lock.read(lock.write(planned(spec), spec, PINNED, larger, "0", before=known), "l").machine["memory_gib"] == 18
+
+
 @pytest.mark.parametrize(
     ("text", "machine", "words"),
     [

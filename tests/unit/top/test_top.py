@@ -157,3 +157,21 @@ def test_data_says_units_and_keeps_what_is_unknown_null() -> None:
     (model,) = told["models"]
     assert (model["wait_p99_seconds"], model["tpot_seconds"], model["memory_bytes"]) == (1.25, None, 5 * 2**30)
     assert "curve" not in model
+
+
+@pytest.mark.parametrize(("width", "height"), [(140, 24), (80, 24), (140, 8)])
+def test_models_that_take_more_lines_can_all_be_reached(width: int, height: int) -> None:
+    """Each that failed has a line with its reason below it, also where the curves stand beside the models."""
+    failed = replace(MODEL, state="failed", reason="no memory")
+    look = replace(LOOK, models=tuple(replace(failed, name=f"model-{n}") for n in range(30)))
+    top = most_top(look, width, height)
+    assert "model-29 " in "\n".join(line for _, line in screen(look, width, height, top))
+    assert "model-29 " not in "\n".join(line for _, line in screen(look, width, height, top - 1)), "the screen is full"
+
+
+@pytest.mark.parametrize("after", [status(3, 0, [1.0] * 9), status(90, 0, [])], ids=["fewer tokens in", "fewer waits"])
+def test_a_gateway_that_starts_anew_is_seen_by_every_counter(after: dict[str, Any]) -> None:
+    """An embedder never makes tokens."""
+    watched = Watched("u")
+    watched.seen(0, status(80, 0, [1.0] * 5), [], None)
+    assert watched.seen(5, after, [], None).models[0].tokens_in_rate is None
