@@ -66,6 +66,8 @@ def _applied(api: Api, spec: Spec, made: Sequence[Manifest], request: Request, t
     made = without_namespace(made, found)
     live = survey.live(api, namespace, made)
     refuse(records(live.objects))
+    if request.prune:
+        _tell_unseen(live, terminal)
     left = leftovers([ref(each) for each in made], sides.without_records(live.objects), weights=request.weights)
     if request.dry_run:
         return _dry_run(api, made, live, left, found)
@@ -109,8 +111,7 @@ def delete(spec: Spec, which: Which, terminal: Terminal, *, yes: bool, weights: 
 def _deleted(api: Api, namespace: str, terminal: Terminal, *, yes: bool, weights: bool) -> str:
     live = survey.live(api, namespace)
     gone = leftovers((), live.objects, weights=weights)
-    if live.unseen:
-        terminal.say(f"Note: you may not list {', '.join(live.unseen)}: what there is of them stays.")
+    _tell_unseen(live, terminal)
     if not gone.stale:
         kept = f" {_count(gone.kept)} with weights are left (--weights removes them)." if gone.kept else ""
         return f"Nothing of Headrace is in the namespace {namespace} of {api.where}.{kept}\n"
@@ -189,6 +190,11 @@ def _agreed(left: Leftovers, request: Request, terminal: Terminal) -> bool:
         return False  # what is left over is told at the end
     terminal.say(f"The file names no more, and the cluster has: {', '.join(map(str, left.stale))}.")
     return agreed(f"Remove these {len(left.stale)} objects after applying?")
+
+
+def _tell_unseen(live: Live, terminal: Terminal) -> None:
+    if live.unseen:
+        terminal.say(f"Note: you may not list {', '.join(live.unseen)}: what there is of them stays.")
 
 
 def _tell_leftovers(left: Leftovers, terminal: Terminal, *, removed: bool) -> None:

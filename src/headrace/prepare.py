@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +34,7 @@ from headrace.spec.model import ModelSpec, Spec
 from headrace.starts import Starts
 from headrace.terminal import Terminal
 from headrace.weights.cache import Cache, default_root
+from headrace.weights.formats import FormatMissing
 from headrace.weights.model import Report, Weights
 from headrace.weights.source import parse
 
@@ -62,7 +63,8 @@ async def prepared(
     if lock_file is not None and made.lock:
         if update:
             with contextlib.suppress(locks.LockError):  # one that cannot be read is replaced
-                _say_dropped(read_lock(lock_file), terminal)
+                lock = read_lock(lock_file)
+        _say_dropped(lock, obeyed.kept, terminal)
         keep_lock(lock_file, made.lock, terminal)
     return made.plan
 
@@ -94,7 +96,7 @@ async def decided(
             made = locks.explained(made, lock, obeyed.kept)
         measured_here = locks.tuned(lock, obeyed.kept)
         pinned = there.sources
-        return Decided(made, locks.write(made, spec, pinned, machine_here, __version__, measured_here) if pinned else "")
+        return Decided(made, locks.write(made, spec, pinned, machine_here, __version__, measured_here, lock) if pinned else "")
 
     return await in_thread(work)
 
@@ -123,8 +125,9 @@ async def gathered(spec: Spec, terminal: Terminal, engines_here: Here, *, offlin
     return Gathered(facts, {name: each.path for name, each in languages.items()}, {**local, **data}, sources)
 
 
-def _say_dropped(lock: locks.Lock | None, terminal: Terminal) -> None:
-    for name, tuned in locks.tuned(lock, lock.models if lock else ()).items():
+def _say_dropped(lock: locks.Lock | None, kept: Collection[str], terminal: Terminal) -> None:
+    """Of every model that is planned anew or gone."""
+    for name, tuned in locks.tuned(lock, [name for name in lock.models if name not in kept] if lock else ()).items():
         terminal.say(f"{name}: what headrace tune had measured on {tuned.when} is dropped ({tuned.evidence}).")
 
 
@@ -264,13 +267,22 @@ async def fetched(
 
 
 def _in_some_format(cache: Cache, model: ModelSpec, engines_here: Here, report: Report, *, offline: bool) -> Weights:
-    """In a format of the engine asked for; with none asked for, GGUF, else what an engine here loads besides."""
+    """In a format of the engine asked for; with none asked for, GGUF, else what an engine here loads. What keeps the first
+    from being fetched is said, and another taken only if it is here already: then it was the one that the source had.
+    """
     source = parse(model.source or "")
-    ways = ways_of(model, engines_here)
-    for formats in ways[:-1]:
-        with contextlib.suppress(WeightsError):
+    *firsts, last = ways_of(model, engines_here)
+    for at, formats in enumerate(firsts):
+        try:
             return cache.fetch(source, report, formats=formats, offline=offline)
-    return cache.fetch(source, report, formats=ways[-1], offline=offline)
+        except FormatMissing:
+            continue
+        except WeightsError:
+            for other in (*firsts[at + 1 :], last):
+                with contextlib.suppress(WeightsError):
+                    return cache.fetch(source, report, formats=other, offline=True)
+            raise
+    return cache.fetch(source, report, formats=last, offline=offline)
 
 
 def ways_of(model: ModelSpec, engines_here: Here) -> list[tuple[str, ...]]:

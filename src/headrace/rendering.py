@@ -1,7 +1,7 @@
 """`headrace render`: a spec → manifests for Kubernetes, in files that are ours to change. No cluster is asked."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -25,6 +25,7 @@ from headrace.targets.manifests import kaito
 from headrace.targets.manifests.base import GATEWAY, GPU, SCALER, Cluster, Manifest, Outside, Workload, called
 from headrace.targets.manifests.chart import chart
 from headrace.targets.manifests.exposure import bounded_by_class, guarded
+from headrace.targets.manifests.groups import meeting_places
 from headrace.targets.manifests.keda_rules import problems as keda
 from headrace.targets.manifests.known import LARGEST_FILE, Ground, Known
 from headrace.targets.manifests.manifests import MARK, files, manifests, stream
@@ -32,6 +33,7 @@ from headrace.targets.manifests.placing import sharing_of, workload
 from headrace.targets.sharing import wiring
 from headrace.terminal import Terminal
 from headrace.units import show_bytes
+from headrace.weights.client import shown
 from headrace.weights.source import parse
 
 
@@ -79,6 +81,7 @@ def cluster_of(spec: Spec, wish: Wish, terminal: Terminal) -> Cluster:
     machines = _machines(spec, wish)
     languages = {name: model for name, model in spec.models.items() if model.source and name not in ours}
     _reachable(languages)
+    _no_secrets(languages, spec.kubernetes.storage.images)
     _no_data(languages)
     _without_tls(spec)
     facts = _facts(spec, languages, machines, wish, terminal)
@@ -131,6 +134,15 @@ def _named(spec: Spec) -> None:
     for name in (name for name, model in spec.models.items() if model.ours):
         if (other := taken.setdefault(called(name, kubernetes), name)) != name:
             raise UsageError(f"kubernetes.names: objects of {name} and of {other} are called {called(name, kubernetes)}.")
+    for name in kubernetes.split:
+        model = spec.models[name]
+        most = model.scale.replicas[1] if model.scale.replicas else model.replicas
+        for place in meeting_places(called(name, kubernetes), most):
+            if place in taken:
+                raise UsageError(
+                    f"kubernetes.names: {place} is where a replica of {name} meets, and objects of {taken[place]} are called so.",
+                    f"Call these otherwise: kubernetes: {{names: {{{taken[place]}: NAME}}}}.",
+                )
 
 
 def _guarded(cluster: Cluster) -> None:
@@ -201,14 +213,34 @@ def _reachable(languages: Mapping[str, ModelSpec]) -> None:
         )
 
 
+def _no_secrets(languages: Mapping[str, ModelSpec], images: Container[str]) -> None:
+    """Raises UsageError for a login or a signature in the URL of weights: what fetches them is told the URL by a ConfigMap.
+    What stands in a query may always be one. Weights that are in an image are fetched by nobody.
+    """
+    for name, model in languages.items():
+        source = parse(model.source or "")
+        if source.kind == "https" and source.location != shown(source.location) and name not in images:
+            raise UsageError(
+                f"models.{name}.source: the URL {shown(source.location)} is written with a login or a query, which may hold "
+                "secrets, and manifests hold none.",
+                "Leave it out where the file is had without it. Else write hf:org/name, whose token is in kubernetes.secret, or "
+                "put the weights into an image: kubernetes.storage.images.",
+            )
+
+
 def _no_data(languages: Mapping[str, ModelSpec]) -> None:
     """Raises UsageError for what is no language model and would have to be fetched: Triton's repository holds its files."""
     for name, model in languages.items():
         if (ways := data_ways(model)) and "gguf" not in ways[0]:
             raise UsageError(
-                f"models.{name}.source: {model.source} is no language model, and a cluster fetches weights of those only.",
+                f"models.{name}.source: {_shown(model)} is no language model, and a cluster fetches weights of those only.",
                 f"Fetch it and write file:… (at most {show_bytes(LARGEST_FILE)}), or build an image that serves it.",
             )
+
+
+def _shown(model: ModelSpec) -> str:
+    source = parse(model.source or "")
+    return shown(source.location) if source.kind == "https" else str(model.source)
 
 
 def _facts(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Served, eventually, is_alive
+from tests.e2e.test_reloading import reload
 from tests.unit.gateway.certificates import authority, pair
 
 pytestmark = pytest.mark.timeout(240)
@@ -206,11 +207,15 @@ def test_a_long_answer_is_finished_by_the_engine_that_began_it(site: Site) -> No
     before.wait_for("accepts the clients now")
     assert engines(after) != [pid], "an engine of its own, beside"
     assert is_alive(pid)
+    code, said = reload(after)
+    assert code, "what the one before holds is not to be planned with"
+    assert f"the Headrace before (pid {before.process.pid}) still answers what it has" in said
     thread.join(60)
     assert ends == ["whole"]
     assert before.end() == 0
     eventually(lambda: not is_alive(pid), "its engine ended with it")
     after.wait_for("The Headrace before .* is gone")
+    assert reload(after) == (0, "Nothing changes: the file asks for what runs.\n")
 
 
 def test_one_whose_model_fails_changes_nothing(site: Site, loaded: Callable[[Site], Load]) -> None:

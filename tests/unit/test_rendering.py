@@ -112,6 +112,51 @@ def test_what_cannot_be_rendered_is_said_with_a_way_out(
     assert (here / "k8s").exists() is (said == "")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://acct.blob.core.windows.net/models/m.gguf?sv=2024&sig=SECRET",
+        "https://user:SECRET@there.example.com/m.gguf",
+        "https://SECRET@there.example.com/m.gguf",
+        "https://there.example.com/m.gguf?token=SECRET#sha256=" + 64 * "0",
+        "https://there.example.com/m.onnx?token=SECRET",  # refused as such, too
+    ],
+)
+def test_a_url_with_a_secret_gets_into_no_manifest_and_no_message(
+    here: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "headrace.yaml").write_text(f'models: {{a: {{source: "{url}"}}}}\n')
+    assert render("-o", "k8s") == 64
+    said = "".join(capsys.readouterr())
+    assert f"models.a.source: the URL {url.replace('SECRET@', '').replace('user:', '').split('?')[0]} is written" in said
+    assert "kubernetes.storage.images" in said
+    assert "SECRET" not in said
+    assert not (here / "k8s").exists()
+
+
+def test_what_is_in_an_image_is_fetched_by_nobody(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url, images = "https://there.example.com/m.onnx?token=SECRET", "{a: 'registry.example.com/m:1'}"
+    (here / "headrace.yaml").write_text(f'models: {{a: "{url}"}}\nkubernetes: {{storage: {{images: {images}}}}}\n')
+    render("-o", "k8s")
+    said = "".join(capsys.readouterr())
+    assert "https://there.example.com/m.onnx is no language model" in said
+    assert "SECRET" not in said
+
+
+@pytest.mark.parametrize(("replicas", "code"), [(1, 0), (2, 64)])
+def test_no_model_is_called_as_a_replica_over_several_machines(
+    here: Path, replicas: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LeaderWorkerSet makes a Service of that name, or none where there is one."""
+    big = f'{{source: "{LLAMA}", engine: vllm, replicas: {replicas}}}'
+    (here / "headrace.yaml").write_text(
+        f"models: {{big: {big}, big-1: 'file:./own.py'}}\nmachine: {{azure: Standard_NC24ads_A100_v4}}\n"
+        "kubernetes: {split: {big: 2}}\n"
+    )
+    assert render("-o", "k8s") == code
+    assert ("big-1 is where a replica of big meets" in capsys.readouterr().err) is (code == 64)
+
+
 def test_pulled_weights_get_a_link_once_they_are_complete(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What engines in a cluster wait for; the folder may be mounted elsewhere, so the link is relative."""
     from headrace.planning import link_weights

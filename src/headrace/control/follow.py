@@ -67,6 +67,8 @@ class Follow:
         self._wakes = asyncio.Event()
         self._refusing: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By pod and address: who takes no connections, and the task that keeps knocking."""
+        self._served: frozenset[str] = frozenset()
+        """Pods of gateways that are there and have been ready: such a one may have requests, whatever its probe says now."""
 
     def changed(self) -> None:
         """Something is to be looked at."""
@@ -124,14 +126,18 @@ class Follow:
         return trial.share if trial is not None and self.watched(model) else 0.0
 
     def peers(self, service: str) -> dict[str, tuple[str, bool]] | None:
-        """The other gateways' pods behind `service`: (host:port, whether it is ending); None when nothing was heard."""
+        """The other gateways' pods behind `service` that are or were ready: (host:port, whether it is ending); None when nothing
+        was heard. Asked at every change: one that was ready is remembered until it is gone.
+        """
         if self._told.slices is None:
             return None
         found = pods(self._told.slices.values(), service, "grpc").values()
+        served = [pod for pod in found if pod.standing is not Standing.STARTING or pod.name in self._served]
+        self._served = frozenset(pod.name for pod in served)
         return {
             pod.name: (pod.address.removeprefix("http://"), pod.standing is Standing.DRAINING)
-            for pod in found
-            if pod.name != self._own and pod.standing is not Standing.STARTING
+            for pod in served
+            if pod.name != self._own
         }
 
     def _gateways(self, by_service: Mapping[str, list[Slice]]) -> int:

@@ -19,17 +19,24 @@ _CLOSING_SECONDS = 5.0
 
 
 class Predecessor:
-    """The Headrace whose place is taken. `address` is where it listens, `held` what it had when asked."""
+    """The Headrace whose place is taken. `address` is where it listens, `held` what it had when asked; it is `gone` once that is
+    free for others, and the one who frees it says so.
+    """
 
     def __init__(self, line: Line, address: tuple[str, int], held: Held) -> None:
         self._line = line
-        self._gave_way = False
+        self._gave_way = self.gone = False
         self.address, self.held = address, held
 
     @property
     def pid(self) -> int | None:
         """Its process."""
         return self._line.pid
+
+    @property
+    def remains(self) -> str:
+        """Why nothing can be planned yet, for it holds memory; empty when it is gone."""
+        return "" if self.gone else f"the Headrace before (pid {self.pid}) still answers what it has, and its memory is not free"
 
     async def give_way(self, gateway: Gateway) -> None:
         """From now on `gateway` accepts the clients. Raises HandoverError, and ListenError when it is gone and the address is

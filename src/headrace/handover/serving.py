@@ -65,3 +65,4 @@ async def alone(before: Predecessor, loop: Planned, say: Callable[[str], None]) 
     say(f"The Headrace before (pid {before.pid}) is gone.")
     if loop.plan.memory_bytes is not None:
         loop.plan = replace(loop.plan, memory_bytes=loop.plan.memory_bytes + before.held.planned_bytes)
+    before.gone = True

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 CANNOT_LOAD = 3
 """Exit code when the model cannot be loaded."""
+_GUARD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard.py")
 
 
 def spec() -> dict[str, Any]:
@@ -44,6 +45,13 @@ def _await_end_of_stdin() -> None:
     while os.read(0, 4096):
         pass
     os._exit(0)
+
+
+def guarded(*argv: str) -> tuple[str, ...]:
+    """What runs `argv` as a child of this process that ends with it: what ties us to Headrace is not inherited. Start it from the
+    main thread (see guard.py).
+    """
+    return (sys.executable, "-I", "-S", _GUARD, str(os.getpid()), *argv)
 
 
 def at_work(pid: int, but: int = 0) -> bool:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from headrace.runners.custom_failure import log, said
+from headrace.runners.triton_models.classes import candidates
 
 METHODS: Mapping[str, str] = {"infer": "predict", "generate": "chat", "embed": "embed", "rerank": "rerank"}
 """What a class must have for each task."""
@@ -66,30 +67,19 @@ def _imported(path: Path) -> ModuleType:
 def _named(module: ModuleType, wanted: str, path: Path) -> type:
     found = getattr(module, wanted, None)
     if not isinstance(found, type):
-        there = ", ".join(sorted(each.__name__ for each in _candidates(module))) or "none"
+        there = ", ".join(sorted(each.__name__ for each in candidates(module, METHODS.values()))) or "none"
         raise CannotLoad(f"cannot load {path.name}: it has no class {wanted}; those that can be served: {there}")
     return found
 
 
 def _only(module: ModuleType, path: Path) -> type:
-    found = _candidates(module)
+    found = candidates(module, METHODS.values())
     if not found:
         raise CannotLoad(f"cannot load {path.name}: no class in it has a method {', '.join(METHODS.values())}")
     if len(found) > 1:
         names = ", ".join(each.__name__ for each in found)
         raise CannotLoad(f"cannot load {path.name}: several classes can be served: {names}; name one as `class` of the engine")
     return found[0]
-
-
-def _candidates(module: ModuleType) -> list[type]:
-    """Public classes of the file itself with one of the methods; not those that others of them are made from."""
-    classes = [
-        each
-        for name, each in vars(module).items()
-        if isinstance(each, type) and each.__module__ == module.__name__ and name == each.__name__ and not name.startswith("_")
-    ]
-    able = [each for each in classes if any(callable(getattr(each, method, None)) for method in METHODS.values())]
-    return [each for each in able if not any(other is not each and issubclass(other, each) for other in able)]
 
 
 def _cause(error: BaseException, file: str) -> str:

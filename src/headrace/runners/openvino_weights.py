@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from headrace.runners.child import guarded
 from headrace.runners.openvino_gguf import readable
 from headrace.runners.serving import fail
 
@@ -52,7 +53,7 @@ def _make(model: Path, made: Path) -> None:
     partial = made.with_name(f"{made.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    argv = [sys.executable, "-P", *CONVERTER, str(model.resolve()), str(partial)]
+    argv = guarded(sys.executable, "-P", *CONVERTER, str(model.resolve()), str(partial))
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         shutil.rmtree(partial)

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headrace.runners.child import guarded
+
 INSTALL = "`headrace engines install triton` makes an environment that has what it needs"
 _CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from triton_models.{} import main; main()"
 _SECONDS = 600
+_NOT_RUN = 127
+"""The guard's exit code where there is no such program, which it says."""
 
 
 class Unusable(Exception):
@@ -73,21 +77,21 @@ def asked(
 
 def control(python: str, package: Path, action: str, socket: str, *names: str) -> tuple[str, ...]:
     """The command that tells a running tritonserver to "unload" or "reload" models."""
-    return (python, "-I", "-c", _CODE.format("control"), str(package), action, socket, *names)
+    return guarded(python, "-I", "-c", _CODE.format("control"), str(package), action, socket, *names)
 
 
 def _answer(python: str, package: Path, module: str, *arguments: str) -> dict[str, Any]:
-    argv = [python, "-I", "-c", _CODE.format(module), str(package), *arguments]
+    argv = guarded(python, "-I", "-c", _CODE.format(module), str(package), *arguments)
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    except OSError as error:
-        raise Unusable(f"cannot run {python}: {error.strerror}. {INSTALL}") from error
     except subprocess.TimeoutExpired:
         raise Unusable(f"{python} did not say within {_SECONDS}s what the model is") from None
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        if done.returncode == _NOT_RUN:
+            raise Unusable(f"{last}. {INSTALL}") from None
         if "ModuleNotFoundError" in last:
             last = f"{last}: {INSTALL}"
         how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"

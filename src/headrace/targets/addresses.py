@@ -9,12 +9,16 @@ import re
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
+
+from headrace.errors import ReplicaError
 
 LONGEST_SOCKET_PATH = 103
 """Bytes, without the final zero: 107 on Linux (unix(7)), 103 on macOS."""
 
+SHORT_PLACE = Path("/tmp")
 _LONGEST_NAME = 40
 _PORT_TRIES = 100
 _PREFIX = "headrace-"
@@ -22,14 +26,16 @@ _LOCK = "lock"
 
 
 class Addresses:
-    """The sockets of one target, in a folder of its own (mode 0700) under `run_dir`, or in the system's temporary folder
-    when paths in `run_dir` would be too long for a socket. Folders that a killed Headrace left in either are removed.
+    """The sockets of one target, in a folder of its own (mode 0700) under `run_dir`, or where paths in it would be too long for a
+    socket in the system's temporary folder, or in /tmp. Folders that a killed Headrace left in any of them are removed. Raises
+    ReplicaError when none of them will do.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        for place in (run_dir, Path(tempfile.gettempdir())):
+        places = dict.fromkeys((run_dir, Path(tempfile.gettempdir()), SHORT_PLACE))  # TMPDIR may be long, and run_dir be that
+        for place in places:
             _sweep(place)
-        self._folder = _private_folder(run_dir)
+        self._folder = _private_folder(places)
         self._lock = _locked(self._folder)
 
     def socket(self, replica: str) -> Path:
@@ -72,12 +78,18 @@ def _bound(probes: contextlib.ExitStack, port: int) -> int:
     return int(probe.getsockname()[1])
 
 
-def _private_folder(run_dir: Path) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=run_dir))
-    if len(os.fsencode(folder)) + len("/.sock") + _LONGEST_NAME <= LONGEST_SOCKET_PATH:
-        return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix=_PREFIX))
+def _private_folder(places: Iterable[Path]) -> Path:
+    """In the first of the places that is short enough and can be written."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+            if len(os.fsencode(folder)) + len("/.sock") + _LONGEST_NAME <= LONGEST_SOCKET_PATH:
+                return folder
+            folder.rmdir()
+    where = ", ".join(map(str, places))
+    raise ReplicaError(
+        f"Engines listen on sockets in a folder with a short path, and none of {where} will do.", "Set TMPDIR to one."
+    )
 
 
 def _locked(folder: Path) -> BinaryIO:

@@ -27,7 +27,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.READY: frozenset({State.DRAINING, State.STOPPED, State.FAILED}),
     State.DRAINING: frozenset({State.ASLEEP, State.STOPPED, State.FAILED}),
     State.ASLEEP: frozenset({State.LOADING, State.STOPPED, State.FAILED}),
-    State.STOPPED: frozenset({State.STARTING}),
+    State.STOPPED: frozenset({State.STARTING, State.FAILED}),
     State.FAILED: frozenset({State.STARTING, State.STOPPED}),
 }
 """Legal transitions: anything else is a bug of ours."""
@@ -69,6 +69,8 @@ class Replica:
     """At which it sleeps in place, or from which it wakes; 0: it did not."""
     adapting: Placement | None = None
     """What it is being made to run without a restart, or could not be made to run: then `retry_at` says when to try again."""
+    shut: bool = False
+    """It closed its door while it was wanted: it goes, and its end is a failure. Until then nothing is started in its place."""
 
     def entered(self, state: State, now: float, reason: str, **facts: Any) -> "Replica":
         """This replica in another state. AssertionError (also under `python -O`) if the transition is not legal."""

@@ -187,7 +187,7 @@ def _matched(model: PlannedModel, observed: list[Replica], load: Load | None) ->
     """(replicas that run what the plan wants, wanted runs that nothing runs)."""
     missing: list[Placement | str] = list(model.replicas)
     kept = []
-    candidates = (replica for replica in observed if replica.state in _KEEP_FIRST)
+    candidates = (replica for replica in observed if replica.state in _KEEP_FIRST or replica.shut)
     for replica in sorted(candidates, key=lambda each: _to_lose(each, load)):
         if replica.placement in missing and _slots_fit(replica, model):
             missing.remove(replica.placement)
@@ -234,7 +234,8 @@ def _adapt(replica: Replica, wanted: Placement) -> Adapt:
 def _to_lose(replica: Replica, load: Load | None) -> tuple[int, int, float, int]:
     """What sorts the replica to keep before the others."""
     running = load.running.get(replica.name, 0) if load is not None and replica.state is State.READY else 0
-    return _KEEP_FIRST.index(replica.state), -running, replica.since, _number(replica.name)
+    rank = len(_KEEP_FIRST) if replica.shut else _KEEP_FIRST.index(replica.state)
+    return rank, -running, replica.since, _number(replica.name)
 
 
 def _slots_fit(replica: Replica, model: PlannedModel) -> bool:
@@ -275,7 +276,7 @@ def _drained(replica: Replica, load: Load | None, now: float, drain_seconds: flo
     if replica.state is not State.DRAINING:
         return None
     if load is not None and not load.running.get(replica.name, 0):
-        level = rests(replica)
+        level = None if replica.shut else rests(replica)
         return Stop(replica.name, "drained") if level is None else Sleep(replica.name, level, "drained, and it may sleep")
     if now - replica.since >= drain_seconds:
         return Stop(replica.name, f"still busy after draining for {show_duration(drain_seconds)}")

@@ -104,7 +104,7 @@ class LocalTarget:
         if member is None:
             self._members[change.replica] = self._member(change)
             self._changed.set()
-        elif isinstance(member, Started) and member.replica.state is State.FAILED:
+        elif isinstance(member, Started) and member.replica.state is State.FAILED and member.task.done():
             member.again(change.reason)
 
     def _member(self, change: Start) -> Started | Watched:

@@ -38,14 +38,6 @@ async def health(address: str, path: str, timeout: float, key: str | None = None
     return Health(ready=False, loading=answer.status == 503, trouble=f"{path} answered {answer.status}")
 
 
-async def answers(address: str, probe: Probe, timeout: float, key: str) -> bool:
-    """Whether the first request is answered with 200. Raises nothing."""
-    try:
-        return (await ask(address, "POST", probe.path, probe.body, timeout, key)).status == 200
-    except (OSError, ValueError):
-        return False
-
-
 async def refusal(address: str, probe: Probe, timeout: float, key: str) -> str:
     """Why a request was not answered with 200; empty when it was. Raises nothing."""
     try:

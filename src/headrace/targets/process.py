@@ -14,6 +14,8 @@ from headrace.targets.logs import Log
 GUARD = Path(__file__).parents[1] / "runners" / "guard.py"
 SUPERVISOR = GUARD.with_name("supervisor.py")
 LAST_WORDS_SECONDS = 0.5
+KILL_SECONDS = 5.0
+"""How long SIGKILL may take. It takes milliseconds, but for a process that waits in the kernel for a driver or a disk."""
 TREE_SECONDS = 5.0
 """How long a supervisor may take to kill what it looks after; it takes milliseconds."""
 
@@ -36,8 +38,10 @@ class Process:
         """The process, and the group of all its descendants."""
         return self._child.pid
 
-    async def end(self, grace: float) -> int:
-        """SIGTERM, SIGKILL after `grace` seconds, all it held released. Returns the exit code (negative: a signal)."""
+    async def end(self, grace: float) -> int | None:
+        """SIGTERM, SIGKILL after `grace` seconds, all it held released. Returns the exit code (negative: a signal); None when
+        it is there for KILL_SECONDS after that, and to be ended again.
+        """
         if not self.gone.done() and grace > 0:
             self._terminate()
             await asyncio.wait({self.gone}, timeout=grace)
@@ -45,12 +49,14 @@ class Process:
             self._let_go()
             await asyncio.wait({self.gone}, timeout=TREE_SECONDS)
         self._kill_group()  # also when it has exited: children of its own may have stayed
-        code = await self.gone
+        await asyncio.wait({self.gone}, timeout=KILL_SECONDS)
+        if not self.gone.done():
+            return None
         await asyncio.wait({self._log.ended}, timeout=LAST_WORDS_SECONDS)
         self._output.close()
         self._log.finish()
         self._let_go()
-        return code
+        return self.gone.result()
 
     def kill(self) -> None:
         """SIGKILL to it and all its descendants, if there are any; those of a tree get it from their supervisor."""

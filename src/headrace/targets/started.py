@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,19 +12,13 @@ from headrace.engines.base import Engine, Launch, Placement, Probe
 from headrace.targets import probes
 from headrace.targets.addresses import Addresses, free_port
 from headrace.targets.base import Replica, Start, StartTimes, State
+from headrace.targets.endings import exited, with_last_words
 from headrace.targets.logs import Log
-from headrace.targets.process import Process, started
-from headrace.targets.timing import Timing
+from headrace.targets.process import KILL_SECONDS, Process, started
+from headrace.targets.timing import ADAPT_AGAIN_SECONDS, ADAPT_SECONDS, REST_SECONDS, Timing
 from headrace.traffic import Endpoint
 from headrace.units import show_bytes, show_duration
 
-ADAPT_SECONDS = 300.0
-"""How long loading one adapter may take."""
-ADAPT_AGAIN_SECONDS = 30.0
-"""When an adapter that was refused is tried again: its files may have come meanwhile."""
-REST_SECONDS = 300.0
-"""How long going to sleep in place, or waking, may take for each of its requests: weights may have to be read again."""
-_LONGEST_REASON = 1000
 _LINES_OF_A_CAUSE = 200
 """How far back engines look for why they ended: vLLM's tracebacks are long."""
 
@@ -51,8 +44,7 @@ class Started:
         learned: Callable[[StartTimes], None] = lambda times: None,
     ) -> None:
         self.log = log
-        self._compiled, self._learned = compiled, learned
-        self._metrics = ""
+        self._compiled, self._learned, self._metrics = compiled, learned, ""
         self._ready_path = engine.ready(placement)
         self._loaded_at: float | None = None
         self._placement, self._engine, self._addresses = placement, engine, addresses
@@ -64,7 +56,7 @@ class Started:
         self._adapting: asyncio.Task[None] | None = None
         self._resting: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._where = ("", "")
+        self._where, self._trouble = ("", ""), ""
         self.replica = Replica(
             start.replica, start.model, placement, State.STARTING, start.reason,
             since=self._begun, slots=start.slots, begun=self._begun,
@@ -73,6 +65,7 @@ class Started:
 
     def again(self, reason: str) -> None:
         """Start it again after a failure."""
+        self._stop.clear()
         self._enter(State.STARTING, reason, exit_code=None, retry_at=None, restarts=self.replica.restarts + 1)
         self.task = asyncio.create_task(self._run())
 
@@ -105,7 +98,7 @@ class Started:
             self._resting = asyncio.create_task(self._woken(self.replica.level))
 
     def stop(self, reason: str) -> None:
-        """End it; `task` is done when it is gone."""
+        """End it; `task` is done when it is gone. One that has closed its door by itself has failed then."""
         self._enter(State.STOPPED, reason, endpoint=None, retry_at=None)
         self._stop.set()
 
@@ -129,7 +122,11 @@ class Started:
         self.replica = replace(self.replica, pid=process.pid)
         try:
             verdict = await self._until_over(process, address, key)
+            if verdict:
+                self._offer(0, verdict)
             code = await process.end(self._engine.grace_seconds if self._stop.is_set() else 0)
+            if code is None:
+                return await self._until_dead(process, verdict or "was told to end")
         except BaseException:  # this task is cancelled or has a bug: the process still must not outlive it
             process.kill()
             raise
@@ -137,7 +134,22 @@ class Started:
             if socket:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(socket)
-        self._over(verdict or _exited(code, self._clock() - self._begun), code)
+        self._over(verdict or exited(code, self._clock() - self._begun), code)
+
+    async def _until_dead(self, process: Process, why: str) -> None:
+        """What SIGKILL does not end has failed, and takes its memory; it is not started again before it is gone."""
+        retry_at, code = None, None
+        if self.replica.state is not State.STOPPED:
+            self._fail(f"{why}; it could not be killed within {show_duration(KILL_SECONDS)}: it waits in the kernel", None)
+            retry_at = self.replica.retry_at
+        while code is None:
+            if self.replica.state is State.FAILED:
+                self.replica = replace(self.replica, pid=process.pid, retry_at=self._clock() + 3 * KILL_SECONDS)
+            code = await process.end(0)
+        if self.replica.state is State.FAILED:
+            self.replica = replace(self.replica, pid=None, exit_code=code, retry_at=retry_at)
+            return self._tell()
+        self._over(why, code)
 
     def _address(self) -> tuple[str, str | None]:
         """(where the replica shall listen, its socket's path if that is one)."""
@@ -163,7 +175,7 @@ class Started:
             async with asyncio.timeout(self._timing.load_limit):
                 await self._until_ready(address, key)
         except TimeoutError:
-            return f"was not ready after {show_duration(self._timing.load_limit)}"
+            return f"was not ready after {show_duration(self._timing.load_limit)}: {self._trouble}"
         self._publish(address, key)
         scrape = asyncio.create_task(self._scrape(address, key))
         try:
@@ -172,16 +184,19 @@ class Started:
             await _cancelled(scrape)
 
     async def _until_ready(self, address: str, key: str) -> None:
-        warm = self._engine.warm(self._placement)
+        warm, self._trouble = self._engine.warm(self._placement), "it said nothing"
         while True:
             health = await probes.health(address, self._ready_path, self._timing.health_timeout, key)
             if health.ready and self._loaded_at is None:
                 self._loaded_at = self._clock()
-            if health.ready and (warm is None or await probes.answers(address, warm, self._timing.load_limit, key)):
-                return
+            self._trouble = health.trouble or "its first answer did not come"
+            if health.ready:
+                self._trouble = await probes.refusal(address, warm, self._timing.load_limit, key) if warm else ""
+                if not self._trouble:
+                    return
             if health.loading and self.replica.state is State.STARTING:
                 self._enter(State.LOADING, "the engine loads the model")
-            await asyncio.sleep(self._timing.load_probe)
+            await asyncio.sleep(self._timing.watch if health.ready else self._timing.load_probe)  # a request is more than a look
 
     def _publish(self, address: str, key: str) -> None:
         if self.replica.state not in (State.STARTING, State.LOADING):
@@ -256,17 +271,37 @@ class Started:
         self.replica = replace(self.replica, placement=placement, endpoint=known)
 
     async def _until_hung(self, address: str, key: str) -> str:
-        failures, first = 0, self._clock()
+        failures, first, closed = 0, self._clock(), 0
         while failures < self._timing.health_failures:
-            await asyncio.sleep(self._timing.health)
+            await asyncio.sleep(self._timing.watch if closed else self._timing.health)
             asked = self._clock()
             health = await probes.health(address, self._ready_path, self._timing.health_timeout, key)
-            if health.closed and self.replica.state is State.READY:
-                # Whoever told it to end did not tell us: what runs there may finish, and its end is seen by itself.
-                self.drain("it closed its door while it runs: it was told to end, and finishes what it has")
+            closed = closed if health.unasked else closed + 1 if health.closed else 0
+            self._look_at_door(closed)
             if not health.unasked and not health.closed:
                 failures, first = (0, asked) if health.ready else (failures + 1, first if failures else asked)
         return f"did not answer {self._ready_path} for {show_duration(self._clock() - first)}: {health.trouble}"
+
+    def _look_at_door(self, closed: int) -> None:
+        """Whoever told it to end did not tell us: nothing new is sent, and what runs there may finish. One look may be wrong, as
+        at a connection that was reset; what stays closed (for so many looks in a row) has left, and its end is its failure.
+        """
+        endpoint = self.replica.endpoint
+        if self.replica.state is not State.READY or endpoint is None:
+            return
+        if closed >= self._timing.health_failures:
+            self.replica = replace(self.replica, shut=True)
+            self.drain("it closed its door while it runs: it was told to end, and finishes what it has")
+        elif closed and endpoint.slots:
+            self._offer(0, "it takes no connections")
+        elif not closed and not endpoint.slots:
+            self._offer(self._placement.slots, "it takes connections again")
+
+    def _offer(self, slots: int, reason: str) -> None:
+        """So many requests at once may be sent."""
+        endpoint = self.replica.endpoint
+        self.replica = replace(self.replica, reason=reason, endpoint=replace(endpoint, slots=slots) if endpoint else None)
+        self._tell()
 
     async def _scrape(self, address: str, key: str) -> None:
         while True:
@@ -276,7 +311,9 @@ class Started:
             await asyncio.sleep(self._timing.scrape)
 
     def _over(self, reason: str, code: int | None) -> None:
-        if self._stop.is_set():
+        if self.replica.shut:
+            self._fail(f"closed its door, and then {reason}", code)
+        elif self._stop.is_set():
             self.replica = replace(self.replica, pid=None, exit_code=code, memory_bytes=None, reading=None)
             self._tell()
         else:
@@ -291,8 +328,8 @@ class Started:
         if retry_at is None:
             what = f"failed {self._failures} times in a row and is not started again: {what}"
         why = self._engine.cause(self.log.last(_LINES_OF_A_CAUSE))
-        reason = _with_last_words(what, why, self.log.last(5 if retry_at is None else 1))
-        gone = {"endpoint": None, "pid": None, "memory_bytes": None, "reading": None, "adapting": None, "level": 0}
+        reason = with_last_words(what, why, self.log.last(5 if retry_at is None else 1))
+        gone = {"endpoint": None, "pid": None, "memory_bytes": None, "reading": None, "adapting": None, "level": 0, "shut": False}
         self._enter(State.FAILED, reason, exit_code=code, retry_at=retry_at, **gone)
 
     def _enter(self, state: State, reason: str, **facts: object) -> None:
@@ -304,29 +341,6 @@ def _environment(launch: Launch, key: str, compiled: str) -> dict[str, str | Non
     secret = {launch.key_variable: key} if launch.key_variable else {}
     cache = {launch.cache_variable: compiled} if compiled else {}
     return {**launch.environment, **cache, **secret}
-
-
-def _exited(code: int, seconds: float) -> str:
-    how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
-    return f"{how} after {show_duration(seconds)}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # real-time signals have no names
-        return f"signal {number}"
-
-
-def _with_last_words(what: str, why: str | None, lines: list[str]) -> str:
-    """The cause is said first, where the engine knows which line it is: what is too long is cut at its end."""
-    if not lines:
-        return f"{what}; it wrote nothing"
-    said = f"{what}; cause: {why.strip()[:300]}" if why else what
-    if why and len(lines) == 1:
-        return said
-    title = "last line" if len(lines) == 1 else f"last {len(lines)} lines"
-    return f"{said}; {title}: {' | '.join(line.strip()[:300] for line in lines)}"[:_LONGEST_REASON]
 
 
 async def _cancelled(*tasks: asyncio.Task[str] | asyncio.Task[None] | asyncio.Task[bool]) -> None:

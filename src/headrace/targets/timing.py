@@ -4,6 +4,13 @@ from dataclasses import dataclass, field
 
 from headrace.targets.restarts import RestartPolicy
 
+ADAPT_SECONDS = 300.0
+"""How long loading one adapter may take."""
+ADAPT_AGAIN_SECONDS = 30.0
+"""When an adapter that was refused is tried again: its files may have come meanwhile."""
+REST_SECONDS = 300.0
+"""How long going to sleep in place, or waking, may take for each of its requests: weights may have to be read again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -22,7 +29,7 @@ class Timing:
     scrape: float = 5.0
     """Between two readings of its metrics."""
     watch: float = 1.0
-    """Between two questions to a server that is not ours and not ready."""
+    """Between two questions to a server that is not ours and not ready, or that closed its door; between two first requests."""
     memory: float = 1.0
     """The age up to which memory figures are good enough."""
     restarts: RestartPolicy = field(default_factory=RestartPolicy)

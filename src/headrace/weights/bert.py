@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from headrace.errors import WeightsError
-from headrace.weights.formats import Choice, choose, indexed
+from headrace.weights.formats import Choice, FormatMissing, choose, indexed
 
 POOLING_FILE = "1_Pooling/config.json"
 """Where sentence-transformers says how token vectors become one."""
@@ -53,7 +53,7 @@ def choose_or_convert(
 
 
 def _bert(names: Sequence[str], pick: str | None, where: str, config: Callable[[str], Mapping[str, Any]]) -> Choice | None:
-    """The safetensors files of a BERT, None if they are another model's; WeightsError if it cannot be converted."""
+    """The safetensors files of a BERT, None if they are another model's; FormatMissing if it cannot be converted."""
     try:
         choice = choose(names, ("safetensors",), pick, where)
     except WeightsError:
@@ -65,7 +65,7 @@ def _bert(names: Sequence[str], pick: str | None, where: str, config: Callable[[
     if settings.get("model_type") != "bert":
         return None
     if reason := refuse(settings):
-        raise WeightsError(f"{where} is a BERT that cannot be converted to GGUF: {reason}.", "Name a source with GGUF weights.")
+        raise FormatMissing(f"{where} is a BERT that cannot be converted to GGUF: {reason}.", "Name a source with GGUF weights.")
     folder = described[0].removesuffix("config.json")
     pooling = tuple(name for name in names if name == folder + POOLING_FILE and name not in choice.side)
     return Choice(choice.format, choice.weights, choice.side + pooling)
@@ -80,10 +80,10 @@ def refuse(config: Mapping[str, Any]) -> str | None:
 
 
 def pooling(config: Mapping[str, Any] | None) -> str:
-    """How token vectors become one (`MEAN` or `CLS`), by the config.json of 1_Pooling. Raises WeightsError."""
+    """How token vectors become one (`MEAN` or `CLS`), by the config.json of 1_Pooling. Raises FormatMissing."""
     on = [key for key, value in (config or {}).items() if key.startswith("pooling_mode_") and value is True]
     if len(on) != 1 or on[0] not in _POOLING:
-        raise WeightsError(
+        raise FormatMissing(
             f"How the embedding model pools its token vectors is not said, or not known: {on or POOLING_FILE}.",
             "Name a source with GGUF weights.",
         )
@@ -128,8 +128,8 @@ def token(word: str) -> tuple[str, str]:
 
 
 def special_ids(words: Sequence[str]) -> dict[str, int]:
-    """The token ids that the tokenizer needs, by their GGUF names. Raises WeightsError when one is missing."""
+    """The token ids that the tokenizer needs, by their GGUF names. Raises FormatMissing when one is missing."""
     if missing := [word for word in _SPECIAL if word not in words]:
-        raise WeightsError(f"vocab.txt has no {missing[0]}, which BERT needs.", "Name a source with GGUF weights.")
+        raise FormatMissing(f"vocab.txt has no {missing[0]}, which BERT needs.", "Name a source with GGUF weights.")
     pad, unk, cls, sep, mask = (words.index(word) for word in _SPECIAL)
     return {"bos": cls, "eos": sep, "sep": sep, "pad": pad, "unk": unk, "mask": mask}

@@ -11,6 +11,7 @@ from headrace.weights import hub, local, pypi, read, web
 from headrace.weights.client import Client
 from headrace.weights.convert import to_gguf
 from headrace.weights.download import Downloader
+from headrace.weights.formats import FormatMissing
 from headrace.weights.index import PYPI
 from headrace.weights.model import File, Progress, Report, Weights
 from headrace.weights.source import Source
@@ -90,7 +91,7 @@ class Cache:
         if entry := self._known(source, formats):
             return entry
         if offline:
-            raise WeightsError(f"{source} is not in the cache {self.root}, and fetching is off.", "Fetch it once online.")
+            raise FormatMissing(f"{source} is not in the cache {self.root}, and fetching is off.", "Fetch it once online.")
         owner = _owner(source)
         with self._lock(owner, str(source), progress):
             # Another process may have fetched it while this one waited.

@@ -7,18 +7,19 @@ from typing import Any, BinaryIO
 
 from headrace.errors import WeightsError
 from headrace.weights import bert
+from headrace.weights.formats import FormatMissing
 from headrace.weights.headers import Tensor, read_safetensors
 
 
 def to_gguf(folder: str, target: str, name: str) -> None:
     """Write the BERT in `folder` (one safetensors file, config.json, vocab.txt) as the GGUF file `target`, F16.
 
-    Raises WeightsError when numpy or gguf are not installed, or the folder does not describe the model fully.
+    Raises FormatMissing when numpy or gguf are not installed, or the folder does not describe the model fully.
     """
     gguf = _gguf()
     config = _needed(folder, "config.json")
     if not bert.lowercases(_json(folder, "tokenizer_config.json") or {}):
-        raise WeightsError("The embedding model tells upper from lower case, which llama.cpp's tokenizer does not.")
+        raise FormatMissing("The embedding model tells upper from lower case, which llama.cpp's tokenizer does not.")
     writer = gguf.GGUFWriter(target, "bert")
     try:
         _settings(gguf, writer, config, bert.pooling(_json(folder, bert.POOLING_FILE)), name)
@@ -28,7 +29,7 @@ def to_gguf(folder: str, target: str, name: str) -> None:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
     except KeyError as error:
-        raise WeightsError(f"config.json of the embedding model does not say {error}.") from error
+        raise FormatMissing(f"config.json of the embedding model does not say {error}.") from error
     finally:
         writer.close()
 
@@ -38,7 +39,7 @@ def _gguf() -> Any:
         import gguf
         import numpy  # noqa: F401
     except ImportError as error:
-        raise WeightsError(
+        raise FormatMissing(
             f"This model comes as safetensors and must be converted to GGUF, and the package {error.name} is missing.",
             "pip install 'headrace[local]'",
         ) from error
@@ -60,7 +61,7 @@ def _settings(gguf: Any, writer: Any, config: Mapping[str, Any], pooling: str, n
 
 def _vocabulary(gguf: Any, writer: Any, words: list[str], config: Mapping[str, Any]) -> None:
     if len(words) != config["vocab_size"]:
-        raise WeightsError(f"vocab.txt has {len(words)} words, config.json says {config['vocab_size']}.")
+        raise FormatMissing(f"vocab.txt has {len(words)} words, config.json says {config['vocab_size']}.")
     tokens = [bert.token(word) for word in words]
     writer.add_tokenizer_model("bert")
     writer.add_token_type_count(config["type_vocab_size"])
@@ -77,7 +78,7 @@ def _tensors(writer: Any, path: str, config: Mapping[str, Any]) -> None:
         tensors, start = read_safetensors(file)
         named = {name: tensor for tensor in tensors if (name := bert.tensor_name(tensor.name))}
         if missing := bert.expected_tensors(config["num_hidden_layers"]) - set(named):
-            raise WeightsError(f"The safetensors file does not hold a whole BERT: {min(missing)} is missing.")
+            raise FormatMissing(f"The safetensors file does not hold a whole BERT: {min(missing)} is missing.")
         for name in sorted(named):  # a fixed order gives the same bytes every time
             half = bert.half(name, len(named[name].shape))
             writer.add_tensor(name, _numbers(file, start, named[name]).astype("float16" if half else "float32"))
@@ -92,14 +93,14 @@ def _numbers(file: BinaryIO, start: int, tensor: Tensor) -> Any:
     if tensor.type == "BF16":  # the upper half of a float32
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(tensor.shape)
     if tensor.type not in ("F32", "F16"):
-        raise WeightsError(f"The tensor {tensor.name} has the type {tensor.type}; F32, F16 and BF16 can be converted.")
+        raise FormatMissing(f"The tensor {tensor.name} has the type {tensor.type}; F32, F16 and BF16 can be converted.")
     return np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[tensor.type]).reshape(tensor.shape)
 
 
 def _only_safetensors(folder: str) -> str:
     names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
     if len(names) != 1:
-        raise WeightsError(f"One safetensors file can be converted to GGUF; {folder} has {len(names)}.")
+        raise FormatMissing(f"One safetensors file can be converted to GGUF; {folder} has {len(names)}.")
     return names[0]
 
 
@@ -108,13 +109,13 @@ def _words(folder: str) -> list[str]:
         with open(os.path.join(folder, "vocab.txt"), encoding="utf-8") as file:
             return file.read().removesuffix("\n").split("\n")
     except FileNotFoundError as error:
-        raise WeightsError("The embedding model has no vocab.txt.", "Name a source with GGUF weights.") from error
+        raise FormatMissing("The embedding model has no vocab.txt.", "Name a source with GGUF weights.") from error
 
 
 def _needed(folder: str, name: str) -> dict[str, Any]:
     found = _json(folder, name)
     if found is None:
-        raise WeightsError(f"The embedding model has no {name}.", "Name a source with GGUF weights.")
+        raise FormatMissing(f"The embedding model has no {name}.", "Name a source with GGUF weights.")
     return found
 
 

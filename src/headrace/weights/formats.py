@@ -56,6 +56,10 @@ _MODULE = re.compile(r"\d+_\w+/(config\.json|model\.safetensors)", re.ASCII)
 """What a module of sentence-transformers is kept in, as in `1_Pooling/config.json`."""
 
 
+class FormatMissing(WeightsError):
+    """The source has its weights in none of the formats asked for, and they cannot be converted to one: it may have another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The files to take: `weights` in order (the parts of one model), and `side` files that describe them."""
@@ -94,7 +98,7 @@ def quantization(name: str) -> str | None:
 
 
 def choose(names: Iterable[str], formats: Sequence[str], pick: str | None, where: str) -> Choice:
-    """The files to take of `names`, in the first of `formats` that is there; `pick` narrows. Raises WeightsError."""
+    """The files to take of these, in the first of `formats` that is there; `pick` narrows. Raises WeightsError, FormatMissing."""
     names = sorted(names)
     ways = {"gguf": _gguf, "safetensors": _safetensors, "onnx": _onnx, "skops": _skops}
     for format in formats:
@@ -210,30 +214,30 @@ def _one(names: Sequence[str], ending: str, pick: str | None, where: str) -> str
     raise WeightsError(f"{where} has several: {have}.", f"Pick one of these behind the source, as in …:{there[0]}.")
 
 
-def _nothing(names: Sequence[str], formats: Sequence[str], pick: str | None, where: str) -> WeightsError:
+def _nothing(names: Sequence[str], formats: Sequence[str], pick: str | None, where: str) -> FormatMissing:
     """Why there is nothing to take: said by what is there."""
     wanted = " or ".join({"gguf": "GGUF", "onnx": "ONNX"}.get(format, format) for format in formats)
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     if pick and ggufs:
         have = ", ".join(ggufs[:8])
-        return WeightsError(f'{where} has no {wanted} file "{pick}". It has {have}.', "Pick one of these.")
+        return FormatMissing(f'{where} has no {wanted} file "{pick}". It has {have}.', "Pick one of these.")
     if any(name.endswith(".safetensors") for name in names):
-        return WeightsError(
+        return FormatMissing(
             f"{where} has safetensors weights, and {wanted} is needed.",
             "Look for a repository of the same name that ends in -GGUF, often of the same owner.",
         )
     data = [name for name in names if name.endswith(tuple(DATA))]
     if data and not any(format in formats for format in DATA.values()):
-        return WeightsError(
+        return FormatMissing(
             f"{where} has {data[0]}, which is no language model, and carries no {wanted} weights.",
             f"As a model of tensors it is served on this machine: name it, as in …:{data[0]}, or write engine: triton.",
         )
     if ggufs and "gguf" not in formats:
-        return WeightsError(
+        return FormatMissing(
             f"{where} has GGUF weights ({ggufs[0].rpartition('/')[2]}), and {wanted} is needed.",
             "Name the repository that they were made from, or another engine: llamacpp loads them as they are.",
         )
     if pickles := [name for name in names if is_pickle(name)]:
-        return WeightsError(f"{where} is refused: {why_not_pickle(pickles)}")
+        return FormatMissing(f"{where} is refused: {why_not_pickle(pickles)}")
     have = ", ".join(names[:8]) or "nothing"
-    return WeightsError(f"{where} carries no {wanted} weights. It has {have}.", "Name a source that carries weights.")
+    return FormatMissing(f"{where} carries no {wanted} weights. It has {have}.", "Name a source that carries weights.")

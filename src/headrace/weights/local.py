@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.errors import WeightsError
 from headrace.weights.bert import POOLING_FILE, choose_or_convert
-from headrace.weights.formats import is_pickle, parts, why_not_pickle
+from headrace.weights.formats import FormatMissing, is_pickle, parts, why_not_pickle
 from headrace.weights.model import File
 from headrace.weights.source import Source
 from headrace.weights.store import Entry
@@ -26,7 +26,7 @@ def find(source: Source, formats: tuple[str, ...]) -> Entry:
         return _entry(source, folder, [part for part in parts(name) if os.path.exists(os.path.join(folder, part))], formats, None)
     if name.endswith(".safetensors"):
         return _entry(source, folder, _names(folder), formats, name)
-    raise WeightsError(f"{path} is not weights.", "Name a .gguf or .safetensors file, or a folder that has one.")
+    raise FormatMissing(f"{path} is not weights.", "Name a .gguf or .safetensors file, or a folder that has one.")
 
 
 def _entry(source: Source, folder: str, names: list[str], formats: tuple[str, ...], pick: str | None) -> Entry:

@@ -4,10 +4,9 @@ import re
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from headrace.errors import WeightsError
 from headrace.weights.client import shown
 from headrace.weights.download import Downloader, Item
-from headrace.weights.formats import DATA, Format, parts
+from headrace.weights.formats import DATA, Format, FormatMissing, parts
 from headrace.weights.model import File, Report, Weights
 from headrace.weights.source import Source
 from headrace.weights.store import Entry
@@ -40,18 +39,18 @@ def missing(there: Weights, downloader: Downloader) -> int:
 
 
 def format_of(source: Source, formats: tuple[str, ...]) -> Format:
-    """By the ending of the file. Raises WeightsError where it is none of `formats`."""
+    """By the ending of the file. Raises FormatMissing where it is none of `formats`."""
     name = unquote(urlsplit(source.location).path)
     data = next((format for ending, format in DATA.items() if name.endswith(ending)), None)
     found: Format | None = "gguf" if name.lower().endswith(".gguf") else data
     if found is not None and found in formats:
         return found
     if data is None:
-        raise WeightsError(
+        raise FormatMissing(
             f"{shown(source.location)} is not a GGUF file.",
             "A URL names one .gguf file; safetensors need the files beside them: use hf:org/name or file:folder.",
         )
-    raise WeightsError(f"{shown(source.location)} is no language model.", "As a model of tensors it needs engine: triton.")
+    raise FormatMissing(f"{shown(source.location)} is no language model.", "As a model of tensors it needs engine: triton.")
 
 
 def addresses(source: Source) -> list[tuple[str, str]]:

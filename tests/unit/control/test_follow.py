@@ -111,6 +111,23 @@ def test_peers_are_all_other_gateways_that_have_been_ready() -> None:
     assert world.follow.peers("gateway-scaler") == {"b": ("10.1.0.2:9091", False), "c": ("[fd00::3]:9091", True)}
 
 
+def test_a_gateway_that_was_ready_stays_a_peer_until_it_is_gone() -> None:
+    """Whatever its probe says it may have requests: what does not answer is unknown to KEDA, and never zero."""
+    world = World()
+
+    def peers(*gateways: tuple[str, str, dict[str, bool]]) -> set[str]:
+        world.told.set("g", "gateway-scaler", gateways, port=9091, port_name="grpc")
+        return set(world.follow.peers("gateway-scaler") or ())
+
+    never, failing = ("new", "10.1.0.3", {"ready": False}), ("b", "10.1.0.2", {"ready": False})
+    assert peers(failing, never) == set()
+    assert peers(("b", "10.1.0.2", {}), never) == {"b"}
+    assert peers(failing, never) == {"b"}
+    assert peers(failing, never) == {"b"}  # for as long as it takes
+    assert peers(never) == set()
+    assert peers(failing, never) == set()  # another one of the same name, which was not ready yet
+
+
 async def test_news_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "LOOK_SECONDS", 3600.0)
     world = World()

@@ -135,3 +135,14 @@ def test_a_window_that_nobody_named_is_as_long_as_was_recorded(tmp_path: Path, m
         connection.execute("DELETE FROM samples WHERE at < ?", (time.time() - 100,))
     connection.close()
     assert advised(STATUS).seconds == pytest.approx(600, abs=5)
+
+
+def test_commands_are_for_the_gateway_that_was_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for whoever is on the usual port."""
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    with sqlite3.connect(recorded(tmp_path)) as connection:
+        connection.execute("UPDATE samples SET waiting = 0, running = 0, ready = 2")
+    connection.close()
+    two = {**STATUS, "url": "http://127.0.0.1:9000", "models": [{**STATUS["models"][0], "planned": {**PLANNED, "most": 2}}]}
+    (one,) = (each for each in advised(two).models["chat"] if each.name == "over-provisioned")
+    assert (one.holds, one.command) == ("holds", "headrace reload --url http://127.0.0.1:9000")

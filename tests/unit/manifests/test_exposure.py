@@ -8,6 +8,7 @@ import pytest
 from headrace.cli import main
 from headrace.errors import PlanError
 from headrace.spec.load import loads
+from headrace.targets.manifests.groups import meeting_places
 from headrace.targets.manifests.manifests import manifests
 from tests.unit.manifests.clusters import cluster
 
@@ -99,6 +100,16 @@ def test_a_split_replica_is_a_group_whose_leader_alone_is_reached() -> None:
     (service,) = [each for each in made if each["kind"] == "Service" and each["metadata"]["name"] == "a"]
     assert service["spec"]["selector"].items() <= group["leaderTemplate"]["metadata"]["labels"].items()
     assert not service["spec"]["selector"].items() <= group["workerTemplate"]["metadata"]["labels"].items()
+
+
+def test_a_group_meets_where_we_have_no_service() -> None:
+    """LeaderWorkerSet makes no headless Service where one of its name is: workers would never find their leader."""
+    made = manifests(cluster({"a": "vllm"}, "{split: {a: 2}}", "2 x L4"))
+    (group,) = [each for each in made if each["kind"] == "LeaderWorkerSet"]
+    services = {each["metadata"]["name"] for each in made if each["kind"] == "Service"}
+    assert group["metadata"]["name"] in services  # ours: where groups would meet by default
+    assert group["spec"]["networkConfig"] == {"subdomainPolicy": "UniquePerReplica"}
+    assert services.isdisjoint(meeting_places(group["metadata"]["name"], group["spec"]["replicas"]))
 
 
 @pytest.mark.parametrize("machines", [2, 4])

@@ -1,5 +1,6 @@
 """What runs inside Triton's processes, as far as it needs no more than numpy: batches, classes of users."""
 
+import sys
 import textwrap
 
 import numpy as np
@@ -139,3 +140,24 @@ def test_what_is_no_model_is_said_in_one_line(tmp_path, code, cause):
     with pytest.raises(Unusable, match=cause) as found:
         python.load(Asked(str(path)))
     assert "\n" not in str(found.value)
+
+
+WHOLE = "inputs = {'x': ('FP32', [1])}; outputs = {'y': ('FP32', [1])}\n    def predict(self, batch): return "
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted", "answer"),
+    [
+        (f"class Base:\n    {WHOLE}batch\nclass Child(Base):\n    {WHOLE}[2.0]", "", 2.0),  # the one made from it is meant
+        (f"class Base:\n    {WHOLE}batch\nclass Child(Base):\n    {WHOLE}[2.0]", "Base", 1.0),
+        (f"class _Helper:\n    {WHOLE}batch\nclass Model:\n    {WHOLE}[2.0]", "", 2.0),  # private
+        (f"class Model:\n    {WHOLE}[2.0]\nOther = Model", "", 2.0),  # two names of one
+        ("from kept_elsewhere import Model", "Model", 3.0),  # named, it may be imported
+    ],
+)
+def test_the_class_is_found_as_custom_finds_it(tmp_path, monkeypatch, code, wanted, answer):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "kept_elsewhere.py").write_text(f"class Model:\n    {WHOLE}[3.0]", "utf-8")
+    (path := tmp_path / "model.py").write_text(code, "utf-8")
+    loaded = python.load(Asked(str(path), settings={"class": wanted}))
+    assert loaded.predict({"x": np.array([[1]], np.float32)})["y"].tolist() == [[answer]]

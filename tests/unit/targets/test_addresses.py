@@ -4,10 +4,12 @@ import contextlib
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from headrace.errors import ReplicaError
 from headrace.targets import addresses
 from headrace.targets.addresses import LONGEST_SOCKET_PATH, Addresses, free_port, short_name
 
@@ -29,6 +31,30 @@ def test_a_socket_can_be_bound_whatever_the_folder_and_the_name(run_dir):
     assert not addresses.socket("org/a-model:with.a.long-name" * 4 + "-1").exists()
     addresses.close()
     assert not path.parent.exists()
+
+
+def long_folder(place):
+    """As TMPDIR is within some sandboxes; `serve` passes it as the folder to run in."""
+    folder = place / ("t" * 200)
+    folder.mkdir()
+    return folder
+
+
+def test_where_the_temporary_folder_is_too_deep_sockets_are_in_tmp(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(long_folder(tmp_path)))
+    made = Addresses(Path(tempfile.gettempdir()))
+    assert made.socket("chat-1").is_relative_to("/tmp")
+    assert len(os.fsencode(made.socket("x" * 40))) <= LONGEST_SOCKET_PATH
+    made.close()
+    assert list(Path(tempfile.gettempdir()).iterdir()) == []
+
+
+def test_where_no_folder_will_do_that_is_said(tmp_path, monkeypatch):
+    deep = long_folder(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    monkeypatch.setattr(addresses, "SHORT_PLACE", deep / "missing")
+    with pytest.raises(ReplicaError, match=r"none of /.*ttt, /.*ttt/missing will do\. Set TMPDIR to one\."):
+        Addresses(deep)
 
 
 def test_two_targets_in_one_folder_do_not_meet(tmp_path):

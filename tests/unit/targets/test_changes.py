@@ -47,6 +47,11 @@ def kinds(found):
         # a name is not used again while its last owner is still leaving
         (plan(OLD), [replica("chat-1", State.STOPPED)], {}, [(Start, "chat-2")]),
         (plan(OLD), [replica("chat-1", State.DRAINING, since=NOW)], {}, [(Start, "chat-2")]),
+        # one that closed its door is ended once nothing runs there; until it has failed, nothing is started in its place
+        (plan(OLD), [replica("chat-1", State.DRAINING, since=NOW, shut=True)], load(chat_1=1), []),
+        (plan(OLD), [replica("chat-1", State.DRAINING, since=NOW, shut=True)], load(), [(Stop, "chat-1")]),
+        (plan(OLD), [replica("chat-1", State.STOPPED, shut=True)], load(), []),
+        (plan(NEW), [replica("chat-1", State.DRAINING, since=NOW, shut=True)], load(chat_1=1), [(Start, "chat-2")]),
         # a failed one is started again when its time has come, under its name; not before, not when it gave up
         (plan(OLD), [replica("chat-1", State.FAILED, retry_at=NOW)], {}, [(Start, "chat-1")]),
         (plan(OLD), [replica("chat-1", State.FAILED, retry_at=NOW + 1)], {}, []),

@@ -174,7 +174,7 @@ async def test_a_hung_replica_is_killed_and_says_so(world):
 async def test_a_replica_that_never_gets_ready_is_killed(world):
     one = world("--load-seconds", "600", load_limit=1.0)
     await one.start()
-    assert (await one.until(failed)).reason.startswith("was not ready after 1s")
+    assert (await one.until(failed)).reason.startswith("was not ready after 1s: /health answered 503; ")
 
 
 async def test_one_that_ignores_sigterm_is_killed_with_its_children(world):
@@ -201,7 +201,7 @@ async def test_what_never_answers_a_first_request_is_not_ready(world):
     one = world(engine=warmed, load_limit=1.0)
     await one.start()
     replica = await one.until(failed)
-    assert replica.reason.startswith("was not ready after 1s")
+    assert replica.reason.startswith("was not ready after 1s: /v1/nothing answered 404: ")
 
 
 async def test_one_that_was_told_to_end_by_others_drains(world):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from headrace.targets.kubernetes.order import WORKLOADS
 from headrace.targets.kubernetes.snapshot import Snapshot
 
 Object = dict[str, Any]
@@ -86,7 +87,7 @@ def snapshot(*objects: Object, logs: dict[tuple[str, str], tuple[str, ...]] | No
         return tuple(each for each in objects if each.get("kind") in kinds)
 
     return Snapshot(
-        workloads=of("Deployment", "InferenceSet", "Workspace"),
+        workloads=of(*WORKLOADS),
         pods=of("Pod"),
         jobs=of("Job"),
         claims=of("PersistentVolumeClaim"),

@@ -212,3 +212,92 @@ def test_a_context_is_looked_for_in_every_file(tmp_path: Path, monkeypatch: pyte
         connect(context="three")
     with pytest.raises(UsageError, match="There is no kubeconfig"):
         connect(kubeconfig=str(tmp_path / "absent"))
+
+
+def kubeconfigs(folder: Path, monkeypatch: pytest.MonkeyPatch, **files: dict[str, Any]) -> None:
+    """KUBECONFIG with these files, each in its folder. `at` are contexts, each with a cluster and a user of that name."""
+    made = []
+    for name, says in files.items():
+        about = dict(says)
+        for part in about.pop("at", ()):
+            about.setdefault("clusters", []).append({"name": part, "cluster": {"server": f"http://{part}.of-{name}"}})
+            about.setdefault("users", []).append({"name": part, "user": {"token": "t"}})
+            about.setdefault("contexts", []).append({"name": part, "context": {"cluster": part, "user": part}})
+        made.append(folder / name / "config")
+        made[-1].parent.mkdir()
+        made[-1].write_text(yaml.safe_dump(about))
+    monkeypatch.setenv("KUBECONFIG", ":".join(map(str, made)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "where"),
+    [
+        # what the first file says is current may be in another one
+        (
+            {"current-context": "staging", "at": ["dev"]},
+            {"current-context": "prod", "at": ["staging", "prod"]},
+            "staging.of-second",
+        ),
+        # as kubectl config use-context writes it into a file that was not there
+        (
+            {"current-context": "staging", "clusters": None, "contexts": None, "users": None},
+            {"at": ["staging"]},
+            "staging.of-second",
+        ),
+        ({"current-context": ""}, {"current-context": "prod", "at": ["prod"]}, "prod.of-second"),
+        # the first to have a name says what it is
+        ({"at": ["prod"]}, {"current-context": "prod", "at": ["prod"]}, "prod.of-first"),
+        (
+            {"clusters": [{"name": "prod", "cluster": {"server": "http://other"}}]},
+            {"current-context": "prod", "at": ["prod"]},
+            "other",
+        ),
+        # a context of one file, its cluster and its user of another
+        (
+            {"current-context": "mine", "contexts": [{"name": "mine", "context": {"cluster": "prod", "user": "prod"}}]},
+            {"at": ["prod"]},
+            "prod.of-second",
+        ),
+    ],
+)
+def test_several_files_are_one_as_for_kubectl(
+    first: dict[str, Any], second: dict[str, Any], where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfigs(tmp_path, monkeypatch, first=first, second=second)
+    api = connect()
+    assert f"(http://{where})" in api.where
+    api.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ({"at": ["dev"]}, "second/config say no current context"),
+        ({"current-context": "gone", "at": ["dev"]}, 'The current context is "gone", which is not in '),
+        (
+            {"current-context": "mine", "contexts": [{"name": "mine", "context": {"cluster": "gone"}}]},
+            'The context "mine" names the cluster "gone", which is not in ',
+        ),
+    ],
+)
+def test_a_context_that_is_in_no_file_is_told_as_that(
+    first: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfigs(tmp_path, monkeypatch, first=first, second={"at": ["prod"]})
+    with pytest.raises(ClusterError) as told:
+        connect()
+    assert said in str(told.value)
+
+
+def test_paths_are_those_of_the_file_that_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with kube_server(lambda _: (200, {"gitVersion": "v1"})) as server:
+        user = {"name": "u", "user": {"tokenFile": "token"}}
+        context = {"name": "here", "context": {"cluster": "c", "user": "u"}}
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}
+        first = {"current-context": "here", "contexts": [context], "clusters": [cluster]}
+        kubeconfigs(tmp_path, monkeypatch, first=first, second={"users": [user]})
+        (tmp_path / "second" / "token").write_text("of-the-second")
+        api = connect()
+        api.version()
+        api.close()
+    assert server.asked[0].headers["Authorization"] == "Bearer of-the-second"

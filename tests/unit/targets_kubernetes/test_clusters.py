@@ -4,18 +4,19 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from kube_objects import crashed, deployment, pod
-from kube_server import KubeServer, kube_server
+from kube_server import Asked, KubeServer, kube_server
 from kube_store import KubeStore
 
 from headrace.cli import main
 
-FILE = {
+FILE: dict[str, Any] = {
     "models": {"own": "file:./own.py", "remote": {"url": "http://there:9000"}},
     "aliases": {"mine": "own"},
     "kubernetes": {"namespace": "ai", "image": "registry.example.com/headrace:1"},
@@ -106,6 +107,112 @@ def test_leftovers_stay_until_they_may_go_and_weights_stay_then(store: KubeStore
     assert claim in store.objects
     assert main(["apply", "--prune", "--weights"]) == 0
     assert claim not in store.objects
+
+
+def test_what_a_scaler_makes_of_ours_is_not_left_over(store: KubeStore, capsys: pytest.CaptureFixture[str]) -> None:
+    """KEDA copies the labels of a ScaledObject onto the HPA that it makes, and makes it anew."""
+    main(["apply"])
+    owner = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": "own", "uid": "1", "controller": True}
+    about = {**store.objects[OWN]["metadata"], "name": "keda-hpa-own", "ownerReferences": [owner]}
+    path = "/apis/autoscaling/v2/namespaces/ai/horizontalpodautoscalers/keda-hpa-own"
+    store.put(path, {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": about})
+    assert main(["diff"]) == 0
+    assert main(["apply", "--prune"]) == 0
+    assert path in store.objects
+    del about["ownerReferences"]
+    assert main(["diff"]) == 1
+    assert main(["apply", "--prune"]) == 0
+    assert path not in store.objects
+
+
+def may_not(store: KubeStore, *denied: str) -> Callable[[Asked], tuple[int, Any]]:
+    """The same cluster for somebody who may not `verb plural`."""
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        if asked.path.endswith("selfsubjectaccessreviews"):
+            about = asked.body["spec"]["resourceAttributes"]
+            return 201, {"status": {"allowed": f"{about['verb']} {about['resource']}" not in denied}}
+        if asked.method == "GET" and f"list {asked.path.rpartition('/')[2]}" in denied:
+            return 403, {"message": "forbidden"}
+        return store(asked)
+
+    return answer
+
+
+def test_who_may_not_see_what_is_there_does_not_write(
+    cluster: KubeServer, store: KubeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A graduation's record would not be seen, nor that the replicas were ours until now."""
+    cluster.answer = may_not(store, "list configmaps", "list deployments")
+    assert main(["apply"]) == 69
+    assert "You may not, in the namespace ai: list configmaps, deployments.apps." in capsys.readouterr().err
+    assert store.writes == []
+
+
+@pytest.mark.parametrize(
+    ("denied", "said"),
+    [
+        (["watch endpointslices", "escalate roles"], "You may not, in the namespace ai: watch endpointslices.discovery.k8s.io."),
+        (["watch endpointslices", "bind roles"], "You may not, in the namespace ai: watch endpointslices.discovery.k8s.io."),
+        (["watch endpointslices"], ""),  # who may escalate and bind gives what they have not
+        (["escalate roles", "bind roles"], ""),
+    ],
+)
+def test_nobody_gives_rights_that_they_do_not_have(
+    denied: list[str], said: str, cluster: KubeServer, store: KubeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The API server refuses the gateway's Role to them: it is said before anything is written."""
+    cluster.answer = may_not(store, *denied)
+    assert main(["apply"]) == (69 if said else 0)
+    assert said in capsys.readouterr().err
+    assert bool(store.writes) is not bool(said)
+
+
+def test_rights_that_are_given_already_are_not_given_anew(cluster: KubeServer, store: KubeStore) -> None:
+    main(["apply"])
+    cluster.answer = may_not(store, "list endpointslices", "watch endpointslices", "escalate roles", "bind roles")
+    assert main(["apply"]) == 0
+    role = store.objects["/apis/rbac.authorization.k8s.io/v1/namespaces/ai/roles/gateway"]
+    role["rules"] = []
+    assert main(["apply"]) == 69
+
+
+def test_replicas_are_handed_over_where_what_is_there_could_not_be_listed(cluster: KubeServer, store: KubeStore) -> None:
+    write({**FILE, "models": {"own": {"source": "file:./own.py", "replicas": 8}}, "aliases": {}})
+    main(["apply"])
+    managed = {"manager": "headrace", "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    store.objects[OWN]["metadata"]["managedFields"] = [managed]
+    denied = may_not(store, "list deployments")
+    cluster.answer = lambda asked: store(asked) if asked.path.endswith("reviews") else denied(asked)  # a review may be wrong
+    scaled = {**FILE["kubernetes"], "scaler": "keda"}
+    write({"models": {"own": {"source": "file:./own.py", "replicas": "1..8"}}, "kubernetes": scaled})
+    assert main(["apply"]) == 0
+    writes = [each for each in cluster.asked if each.method == "PATCH" and each.path == OWN]
+    assert [(each.query["fieldManager"], each.body["spec"].get("replicas")) for each in writes[1:]] == [
+        ("headrace-replicas", 8),
+        ("headrace", None),
+    ]
+
+
+def test_who_may_not_list_all_kinds_is_told_that_they_are_not_pruned(
+    cluster: KubeServer, store: KubeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.answer = may_not(store, "list daemonsets")
+    assert main(["apply"]) == 0
+    assert "daemonsets" not in capsys.readouterr().err
+    assert main(["apply", "--prune"]) == 0
+    assert "Note: you may not list daemonsets.apps: what there is of them stays." in capsys.readouterr().err
+
+
+def test_secrets_that_the_file_needs_and_nobody_made_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    outside = {"prometheus": "http://prometheus.monitoring.svc:9090", "scaler": "keda"}
+    expose = {"host": "chat.example.com", "ingress": "nginx", "tls": "certificate"}
+    write({**FILE, "gateway": {"keys": "file:keys.json"}, "kubernetes": {**FILE["kubernetes"], **outside, "expose": expose}})
+    assert main(["apply"]) == 0
+    said = capsys.readouterr().err
+    assert "kubectl -n ai create secret generic client-keys --from-file=keys.json" in said
+    assert "kubectl -n ai create secret generic metrics-key --from-literal=key=KEY" in said
+    assert "kubectl -n ai create secret tls certificate --cert=FILE --key=FILE" in said
 
 
 def test_nothing_is_deleted_without_a_yes(store: KubeStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.targets.kubernetes import preflight
-from headrace.targets.kubernetes.preflight import Found, Right, problems, rights, secrets, takes, without_namespace
+from headrace.targets.kubernetes.preflight import Found, Right, given, problems, rights, secrets, takes, without_namespace
 from headrace.targets.kubernetes.resources import Resource
 
 GPU_TAINT = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
@@ -30,6 +30,10 @@ def class_(name: str, provisioner: str, default: bool = False) -> dict[str, Any]
 def gpu_pods(count: int = 1, **pod: Any) -> dict[str, Any]:
     limits = {"resources": {"limits": {"nvidia.com/gpu": str(count)}}}
     return manifest("Deployment", "apps/v1", template={"spec": {"containers": [limits], **pod}})
+
+
+def secret_key(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": "A", "valueFrom": {"secretKeyRef": {"name": name, "key": "A", **more}}}
 
 
 KINDS = [manifest("Service"), manifest("Deployment", "apps/v1"), manifest("ScaledObject", "keda.sh/v1alpha1")]
@@ -89,7 +93,7 @@ def test_a_cluster_that_has_everything_has_no_problem() -> None:
         ),
         ([gpu_pods(nodeSelector={"a": "b"})], replace(FOUND, nodes=(node(gpus=1, a="c"),)), "No node has 1", "nodepool", False),
         (
-            KINDS,
+            [gpu_pods(env=[secret_key("hf")])],
             replace(FOUND, absent_secrets=("hf",)),
             "The Secret hf is not there",
             "kubectl -n ai create secret generic hf",
@@ -132,11 +136,11 @@ def test_rights_are_asked_for_what_is_done_only() -> None:
         (verb, plural, namespace)
         for verb in ("get", "create", "patch")
         for plural, namespace in (("services", "ai"), ("namespaces", ""))
-    }
+    } | {("list", "services", "ai")}  # what may not be listed would count as absent: replicas, records of graduations
     more = set(rights([service], "ai", removes=True, waits=True)) - set(asked)
     assert {f"{each.verb} {each.named}" for each in more} == {
-        "list services",
         "delete services",
+        "list deployments.apps",
         "list pods",
         "list events",
         "get pods/log",
@@ -144,10 +148,64 @@ def test_rights_are_asked_for_what_is_done_only() -> None:
 
 
 def test_secrets_are_found_wherever_pods_name_them() -> None:
-    env = [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "HF_TOKEN"}}}]
-    spare = [{"name": "B", "valueFrom": {"secretKeyRef": {"name": "not-needed", "key": "B", "optional": True}}}]
-    pod = {"initContainers": [{"env": env}], "containers": [{"env": spare}]}
-    assert secrets([manifest("Deployment", "apps/v1", template={"spec": pod})]) == {"hf"}
+    env, spare = [secret_key("hf")], [secret_key("not-needed", optional=True)]
+    volumes = [{"secret": {"secretName": "client-keys"}}, {"secret": {"secretName": "nor-this", "optional": True}}]
+    pod = {"initContainers": [{"env": env}], "containers": [{"env": spare}], "volumes": volumes}
+    assert set(secrets([manifest("Deployment", "apps/v1", template={"spec": pod})])) == {"hf", "client-keys"}
+
+
+@pytest.mark.parametrize(
+    ("made", "said", "fix"),
+    [
+        (
+            gpu_pods(volumes=[{"name": "v", "secret": {"secretName": "s"}}]),
+            "pods that need it wait for it",
+            "create secret generic s --from-file=keys.json",
+        ),
+        (
+            manifest(
+                "PodMonitor",
+                "monitoring.coreos.com/v1",
+                podMetricsEndpoints=[{"authorization": {"credentials": {"name": "s", "key": "k"}}}],
+            ),
+            "Prometheus gets no metrics",
+            "create secret generic s --from-literal=k=KEY",
+        ),
+        (
+            manifest("Ingress", "networking.k8s.io/v1", tls=[{"hosts": ["h"], "secretName": "s"}]),
+            "its host has no certificate",
+            "create secret tls s --cert=FILE --key=FILE",
+        ),
+        (
+            {
+                **manifest("InferenceSet", "kaito.sh/v1beta1"),
+                "spec": {"template": {"inference": {"preset": {"presetOptions": {"modelAccessSecret": "s"}}}}},
+            },
+            "pods that need it wait for it",
+            "create secret generic s --from-literal=HF_TOKEN=VALUE",
+        ),
+    ],
+)
+def test_whatever_names_a_secret_is_told_with_what_makes_that_kind(made: dict[str, Any], said: str, fix: str) -> None:
+    found = replace(FOUND, kinds=frozenset({(made["apiVersion"], made["kind"])}), absent_secrets=tuple(secrets([made])))
+    (problem,) = problems([made], found, "ai")
+    assert f"The Secret s is not there: {said}" in problem.what
+    assert f"kubectl -n ai {fix}" in problem.fix
+    assert not problem.fatal
+
+
+def test_what_a_role_gives_is_a_right_each() -> None:
+    rule = {
+        "apiGroups": ["discovery.k8s.io"],
+        "resources": ["endpointslices", "endpointslices/status"],
+        "verbs": ["list", "watch"],
+    }
+    assert {f"{each.verb} {each.named}" for each in given([{"kind": "Role", "rules": [rule]}], "ai")} == {
+        "list endpointslices.discovery.k8s.io",
+        "watch endpointslices.discovery.k8s.io",
+        "list endpointslices/status.discovery.k8s.io",
+        "watch endpointslices/status.discovery.k8s.io",
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,22 @@ import pytest
 from kube_objects import claim, crashed, deployment, event, pod, scaler, snapshot, state
 
 from headrace.errors import ReplicaError
+from headrace.targets.kubernetes.refusals import ClusterError, DeniedError
 from headrace.targets.kubernetes.snapshot import Snapshot
 from headrace.targets.kubernetes.standing import data, standings, table
-from headrace.targets.kubernetes.waiting import PATIENCE_SECONDS, wait
+from headrace.targets.kubernetes.waiting import PATIENCE_SECONDS, UNANSWERED_SECONDS, wait
 
 NAMES = {"chat": "Chat"}
 READY = snapshot(deployment(), pod(ready=True))
 LOADING = snapshot(deployment(), pod(containerStatuses=[state(state={"running": {}})]))
 BROKEN = snapshot(deployment(), pod(containerStatuses=[crashed()]))
+
+
+def group(**status: Any) -> dict[str, Any]:
+    """A LeaderWorkerSet that was changed, whose replica is ready; counts of 0 are left out, as its controller does."""
+    counted = {"readyReplicas": 1, **{key: value for key, value in status.items() if value}}
+    about = {"name": "chat", "generation": 2}
+    return {"kind": "LeaderWorkerSet", "metadata": about, "spec": {"replicas": 1}, "status": counted}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,17 @@ BROKEN = snapshot(deployment(), pod(containerStatuses=[crashed()]))
             "starting",
             "Chat: 0 of 1 ready",
         ),
+        # of several pods some are ready before the replica is, and a count of 0 is left out
+        (snapshot({**deployment(), "kind": "LeaderWorkerSet"}, pod("a"), pod("a-1", ready=True)), "starting", "Chat: 0 of 1"),
+        (snapshot({**deployment(), "kind": "InferenceSet"}, pod("a"), pod("b", ready=True)), "starting", "Chat: 0 of 1"),
+        # a rollout of groups: the old ones answer still
+        (snapshot(group(updatedReplicas=0), pod(ready=True)), "starting", "Chat: 1 of 1 ready"),
+        (snapshot(group(), pod(ready=True)), "starting", "Chat: 1 of 1 ready"),
+        (snapshot(group(updatedReplicas=1, observedGeneration=1), pod(ready=True)), "starting", "Chat: 1 of 1 ready"),
+        (snapshot(group(updatedReplicas=1, observedGeneration=2), pod(ready=True)), "ready", "Chat: 1 of 1 ready"),
+        (snapshot(group(updatedReplicas=1), pod(ready=True)), "ready", "Chat: 1 of 1 ready"),  # an older LeaderWorkerSet
+        # KAITO counts no updated ones
+        (snapshot({**group(), "kind": "InferenceSet"}, pod(ready=True)), "ready", "Chat: 1 of 1 ready"),
         # one that was told to end does not count
         (
             snapshot(
@@ -75,15 +94,18 @@ def test_the_same_for_machines() -> None:
 
 
 class Cluster:
-    """States one after the other, the last for ever; time passes only where somebody waits."""
+    """States one after the other, the last for ever; errors are raised. Time passes only where somebody waits."""
 
-    def __init__(self, *states: Snapshot) -> None:
+    def __init__(self, *states: Snapshot | ClusterError) -> None:
         self.states = list(states)
         self.now = 0.0
         self.said: list[str] = []
 
     def look(self) -> Snapshot:
-        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, ClusterError):
+            raise state
+        return state
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -117,6 +139,33 @@ def test_the_limit_is_kept_and_the_cause_is_told() -> None:
         cluster.wait(30.0)
     assert cluster.now == 30.0
     assert told.value.exit_code == 69
+
+
+AWAY = ClusterError("The cluster cannot be reached.")
+
+
+def test_an_api_server_that_is_away_for_a_while_does_not_end_the_wait() -> None:
+    cluster = Cluster(LOADING, AWAY, AWAY, LOADING, *[AWAY] * 100, READY)  # 200 s
+    assert cluster.wait()[0].state == "ready"
+    again = "Trying again: The cluster cannot be reached."
+    assert cluster.said == ["Chat: 0 of 1 ready. chat-5d4-x is loading.", again, again, "Chat: 1 of 1 ready"]
+
+
+def test_one_that_stays_away_is_not_waited_for_for_ever() -> None:
+    cluster = Cluster(LOADING, AWAY)
+    with pytest.raises(ClusterError, match="cannot be reached"):
+        cluster.wait()
+    assert UNANSWERED_SECONDS <= cluster.now <= UNANSWERED_SECONDS + 10
+    cluster = Cluster(AWAY)
+    with pytest.raises(ClusterError, match="cannot be reached"):
+        cluster.wait(30.0)
+    assert cluster.now == 30.0
+
+
+def test_who_may_not_look_any_more_is_told_at_once() -> None:
+    cluster = Cluster(LOADING, DeniedError("The token has expired."), READY)
+    with pytest.raises(DeniedError):
+        cluster.wait()
 
 
 def test_a_model_that_sleeps_is_not_waited_for() -> None:

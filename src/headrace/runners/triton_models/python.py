@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, Arrays, as_bytes, as_text, zeros
+from .classes import candidates
 from .described import Asked, Model, Tensor, Unusable
 
 
@@ -28,19 +29,16 @@ def load(asked: Asked) -> Model:
 
 def _class(asked: Asked) -> Any:
     module, wanted = _module(asked.path), asked.settings.get("class", "")
-    own = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, type) and value.__module__ == module.__name__ and callable(getattr(value, "predict", None))
-    }
     if wanted:
-        if wanted not in own:
+        named = getattr(module, wanted, None)  # also one that it imports
+        if not isinstance(named, type) or not callable(getattr(named, "predict", None)):
             raise Unusable(f"there is no class {wanted} with a method predict in it")
-        return own[wanted]
+        return named
+    own = candidates(module, ("predict",))
     if len(own) != 1:
-        found = f"{len(own)} ({', '.join(own)}); say which in `class`" if own else "none"
+        found = f"{len(own)} ({', '.join(each.__name__ for each in own)}); say which in `class`" if own else "none"
         raise Unusable(f"one class with a method predict is needed, and there is {found}")
-    return next(iter(own.values()))
+    return own[0]
 
 
 def _module(path: str) -> Any:

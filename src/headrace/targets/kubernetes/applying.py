@@ -101,6 +101,8 @@ def _one(api: Api, manifest: Manifest, live: Live, *, force: bool) -> Outcome | 
         resource = _resource(manifest, live, api)
         me = ref(manifest, resource.namespaced)
         before = live.objects.get(me)
+        if before is None and resource.named in live.unseen:
+            before = api.get(resource, me.namespace, me.name)  # what may not be listed may be there, with replicas of ours
         _hand_over(api, resource, manifest, before)
         after, created = api.apply(resource, manifest, force=force)
     except ConflictError as error:

@@ -6,7 +6,7 @@ credentials and TLS, and what is sent and read are plain JSON values.
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +25,8 @@ _PAGE = 500
 _APPLY = "application/apply-patch+yaml"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _DEFAULT_FILE = "~/.kube/config"
+_PATHS = ("certificate_auth", "client_cert", "client_key", "token_file")
+"""Fields of lightkube's clusters and users that name files."""
 
 
 class Api:
@@ -194,7 +196,7 @@ def connect(kubeconfig: str | None = None, context: str | None = None) -> Api:
 
 
 def _config(kubeconfig: str | None, context: str | None) -> Any:
-    """As kubectl finds it: the file named, KUBECONFIG, ~/.kube/config, else the pod's own account."""
+    """As kubectl finds it: the file named, those of KUBECONFIG, ~/.kube/config, else the pod's own account."""
     from lightkube.config.kubeconfig import KubeConfig
     from lightkube.core.exceptions import ConfigError
 
@@ -202,17 +204,10 @@ def _config(kubeconfig: str | None, context: str | None) -> Any:
     there = [each for each in files if each.is_file()]
     if kubeconfig and not there:
         raise UsageError(f"There is no kubeconfig {kubeconfig}.")
-    configs = [KubeConfig.from_file(each) for each in there]
-    for each in configs:
-        if (context or each.current_context) in each.contexts:
-            return each.get(context)
+    if there:
+        return _chosen(there, context)
     if context:
-        known = sorted({name for each in configs for name in each.contexts})
-        raise UsageError(f'There is no context "{context}".', f"There are: {', '.join(known) or 'none'}.")
-    if configs:
-        raise ClusterError(
-            f"{there[0]} says no current context.", "Name one with --context, or choose it: kubectl config use-context NAME"
-        )
+        raise UsageError(f'There is no context "{context}".', "There are: none.")
     try:
         return KubeConfig.from_service_account().get()
     except (ConfigError, KeyError):
@@ -220,6 +215,52 @@ def _config(kubeconfig: str | None, context: str | None) -> Any:
             f"There is no kubeconfig ({', '.join(map(str, files))}).",
             "Get one for your cluster (az aks get-credentials …), or name it with --kubeconfig.",
         ) from None
+
+
+def _chosen(files: Sequence[Path], context: str | None) -> Any:
+    """A context, else the current one. Files are one as for kubectl: the first to have a name says what it is, the first to
+    say a current context chooses, and a context may name the cluster or the user of another file.
+    """
+    from lightkube.config.kubeconfig import KubeConfig
+
+    configs = [_read(each) for each in files]
+    where = ", ".join(map(str, files))
+    chosen = context or next((each.current_context for each in configs if each.current_context), None)
+    if not chosen:
+        said = "says" if len(files) == 1 else "say"
+        raise ClusterError(
+            f"{where} {said} no current context.", "Name one with --context, or choose it: kubectl config use-context NAME"
+        )
+    clusters, users, contexts = (
+        {name: about for each in reversed(configs) for name, about in getattr(each, part).items()}
+        for part in ("clusters", "users", "contexts")
+    )
+    if chosen not in contexts:
+        known = f"There are: {', '.join(sorted(contexts)) or 'none'}."
+        if context:
+            raise UsageError(f'There is no context "{context}".', known)
+        raise ClusterError(f'The current context is "{chosen}", which is not in {where}.', known)
+    about = contexts[chosen]
+    for what, meant, there in (("cluster", about.cluster, clusters), ("user", about.user, users)):
+        if meant and meant not in there:
+            raise ClusterError(f'The context "{chosen}" names the {what} "{meant}", which is not in {where}.')
+    return KubeConfig(clusters=clusters, users=users, contexts=contexts).get(chosen)
+
+
+def _read(file: Path) -> Any:
+    """One kubeconfig, its paths absolute. Parts may be null: kubectl writes files of nothing but a current context."""
+    import yaml
+    from lightkube.config.kubeconfig import KubeConfig
+
+    said = yaml.safe_load(file.read_text())
+    lists = {part: said.get(part) or [] for part in ("clusters", "users", "contexts")}
+    config = KubeConfig.from_dict({**said, **lists})
+    folder = file.parent.absolute()
+    for each in (*config.clusters.values(), *config.users.values()):
+        for field in _PATHS:
+            if path := getattr(each, field, None):
+                setattr(each, field, str(folder / path))
+    return config
 
 
 def _files(kubeconfig: str | None) -> Iterable[str]:

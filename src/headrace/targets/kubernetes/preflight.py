@@ -57,6 +57,12 @@ _ONE_NODE = (
 )
 """Provisioners whose volumes only one node can mount."""
 
+GIVING: Mapping[str, str] = {"Role": "escalate", "RoleBinding": "bind"}
+"""Kinds that give rights, and what who has these rights not may be allowed instead."""
+
+_WAITED_FOR = "pods that need it wait for it"
+_GENERIC = "create secret generic"
+
 _DEFAULT = "storageclass.kubernetes.io/is-default-class"
 
 
@@ -104,25 +110,64 @@ class Problem:
 
 
 def rights(resources: Iterable[Resource], namespace: str, *, removes: bool, waits: bool) -> list[Right]:
-    """What applying needs: to make and change each kind; to remove and to watch where that is asked for."""
-    verbs = ["get", "create", "patch", *(["list", "delete"] if removes else [])]
+    """What applying needs: to see, make and change each kind; to remove and to watch where that is asked for."""
     needed = []
     for each in sorted(set(resources)):
-        scope = namespace if each.namespaced else ""
-        # A namespace is never removed.
-        needed += [
-            Right(verb, each.group, each.plural, scope)
-            for verb in (verbs if each.kind != "Namespace" else ["get", "create", "patch"])
-        ]
+        verbs = ["get", "create", "patch"]
+        if each.namespaced:  # else replicas that are ours, and graduations under way, would be taken to be absent
+            verbs.append("list")
+        if removes and each.kind != "Namespace":  # which is never removed
+            verbs.append("delete")
+        needed += [Right(verb, each.group, each.plural, namespace if each.namespaced else "") for verb in verbs]
     if waits:
         needed += [Right("list", "", plural, namespace) for plural in ("pods", "events")]
+        needed.append(Right("list", "apps", "deployments", namespace))
         needed.append(Right("get", "", "pods", namespace, "log"))
     return needed
 
 
-def secrets(manifests: Iterable[Manifest]) -> set[str]:
-    """The Secrets that pods are given keys of."""
-    return {str(each["name"]) for manifest in manifests for each in _under(manifest, "secretKeyRef") if not each.get("optional")}
+def given(roles: Iterable[Manifest], namespace: str) -> list[Right]:
+    """What Roles allow."""
+    return [
+        Right(verb, group, resource.partition("/")[0], namespace, resource.partition("/")[2])
+        for role in roles
+        for rule in role.get("rules") or ()
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+
+
+def giving(manifests: Iterable[Manifest], namespace: str) -> list[Right]:
+    """What makes Roles and RoleBindings of rights that one does not have."""
+    verbs = sorted({GIVING[each["kind"]] for each in manifests})
+    return [Right(verb, "rbac.authorization.k8s.io", "roles", namespace) for verb in verbs]
+
+
+def secrets(manifests: Iterable[Manifest]) -> dict[str, tuple[str, str]]:
+    """The Secrets that have to be there: what is without one, and what kubectl makes it with."""
+    return {name: about for manifest in manifests for name, about in _named(manifest)}
+
+
+def _named(manifest: Manifest) -> Iterator[tuple[str, tuple[str, str]]]:
+    for each in _under(manifest, "secretKeyRef"):
+        if not each.get("optional"):
+            made = f"{_GENERIC} {each['name']} --from-literal=KEY=VALUE (HF_TOKEN for gated weights)"
+            yield each["name"], (_WAITED_FOR, made)
+    for each in _under(manifest, "presetOptions"):
+        if name := each.get("modelAccessSecret"):
+            yield name, (_WAITED_FOR, f"{_GENERIC} {name} --from-literal=HF_TOKEN=VALUE")
+    for each in _under(manifest, "secret"):
+        # A volume: of ours only that with the file of clients' keys.
+        if (name := each.get("secretName")) and not each.get("optional"):
+            yield name, (_WAITED_FOR, f"{_GENERIC} {name} --from-file=keys.json (headrace key add writes it)")
+    for each in _under(manifest, "credentials"):
+        made = f"{_GENERIC} {each['name']} --from-literal={each['key']}=KEY (of headrace key add --metrics)"
+        yield each["name"], ("Prometheus gets no metrics of what asks for that key", made)
+    if manifest["kind"] == "Ingress":
+        for each in manifest["spec"].get("tls") or ():
+            made = f"create secret tls {each['secretName']} --cert=FILE --key=FILE"
+            yield each["secretName"], ("its host has no certificate", made)
 
 
 def problems(manifests: Sequence[Manifest], found: Found, namespace: str) -> list[Problem]:
@@ -133,7 +178,7 @@ def problems(manifests: Sequence[Manifest], found: Found, namespace: str) -> lis
         *_rights(found, namespace),
         *_storage(manifests, found),
         *_nodes(manifests, found),
-        *_secrets(found, namespace),
+        *_secrets(manifests, found, namespace),
     ]
     return sorted(told, key=lambda each: not each.fatal)
 
@@ -184,7 +229,7 @@ def _rights(found: Found, namespace: str) -> Iterator[Problem]:
             f"You may not, in the namespace {namespace}: {what}.",
             f"Somebody who may runs: kubectl -n {namespace} create role headrace-apply --verb={','.join(verbs)}"
             f" --resource={','.join(named)} && kubectl -n {namespace} create rolebinding headrace-apply"
-            " --role=headrace-apply --user=YOU",
+            " --role=headrace-apply --user=YOU (roles add up: take another name where there is one of that name)",
         )
 
 
@@ -284,13 +329,11 @@ def _tolerates(toleration: Mapping[str, Any], taint: Mapping[str, Any]) -> bool:
     return toleration.get("key") == taint["key"] and (toleration.get("value") or "") == (taint.get("value") or "")
 
 
-def _secrets(found: Found, namespace: str) -> Iterator[Problem]:
-    for secret in found.absent_secrets:
-        yield Problem(
-            f"The Secret {secret} is not there: pods that need it wait for it.",
-            f"kubectl -n {namespace} create secret generic {secret} --from-literal=KEY=VALUE (HF_TOKEN for gated weights)",
-            fatal=False,
-        )
+def _secrets(manifests: Sequence[Manifest], found: Found, namespace: str) -> Iterator[Problem]:
+    about = secrets(manifests)
+    for name in found.absent_secrets:
+        without, made = about[name]
+        yield Problem(f"The Secret {name} is not there: {without}.", f"kubectl -n {namespace} {made}", fatal=False)
 
 
 def _under(value: Any, key: str) -> Iterator[Mapping[str, Any]]:

@@ -8,10 +8,13 @@ from headrace.columns import aligned
 from headrace.targets.kubernetes.cause import Cause
 from headrace.targets.kubernetes.causes import cause, scaler_cause
 from headrace.targets.kubernetes.pod_causes import pod_cause
-from headrace.targets.kubernetes.snapshot import Snapshot, View, is_ready, name, restarts
+from headrace.targets.kubernetes.snapshot import Object, Snapshot, View, is_ready, name, restarts
 
 State = Literal["ready", "asleep", "starting", "failing", "absent"]
 _LONGEST_REASON = 110
+_GROUPED = ("LeaderWorkerSet", "InferenceSet")
+"""Kinds whose replica may be several pods, some of which are ready before it is."""
+_COUNTS_UPDATED = ("Deployment", "LeaderWorkerSet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +64,33 @@ def _standing(model: str, view: View) -> Standing:
     spec, status = workload.get("spec") or {}, workload.get("status") or {}
     wanted = spec.get("replicas", 1)
     pods_ready = sum(is_ready(pod) for pod in view.pods)
-    # A replica may be several pods: who makes them counts them.
-    ready = pods_ready if workload.get("kind") == "Deployment" else status.get("readyReplicas", pods_ready)
+    # A replica may be several pods: who makes them counts them, and leaves a count out that is 0.
+    ready = status.get("readyReplicas", 0) if workload.get("kind") in _GROUPED else pods_ready
     replicas = tuple(_replica(view, pod) for pod in view.pods)
     found = cause(view)
     if wanted == 0 and view.workload is not None:
         broken = found is not None and not found.passes
         return Standing(model, "failing" if broken else "asleep", ready, 0, replicas, found if broken else None)
-    # updatedReplicas: while a change is rolled out, the old ones are ready and are not what is wanted.
-    current = status.get("observedGeneration", 0) >= workload.get("metadata", {}).get("generation", 0)
-    rolled = workload.get("kind") != "Deployment" or (current and status.get("updatedReplicas", 0) >= wanted)
-    if view.workload is not None and ready >= wanted and rolled and not (status.get("unavailableReplicas") or 0):
+    if (
+        view.workload is not None
+        and ready >= wanted
+        and _rolled(view.workload, wanted)
+        and not (status.get("unavailableReplicas") or 0)
+    ):
         return Standing(model, "ready", ready, wanted, replicas, scaler_cause(view))
     failing = found is not None and not found.passes
     return Standing(model, "failing" if failing else "starting", ready, wanted, replicas, found)
+
+
+def _rolled(workload: Object, wanted: int) -> bool:
+    """Whether all are of what was applied last: while a change is rolled out, the old ones are ready and are not what is wanted.
+    KAITO does not say: an InferenceSet and a Workspace count no updated replicas.
+    """
+    kind, status = workload.get("kind"), workload.get("status") or {}
+    generation = workload["metadata"].get("generation", 0)
+    # A Deployment without it was not looked at yet; a LeaderWorkerSet has it in newer versions only.
+    current = status.get("observedGeneration", 0 if kind == "Deployment" else generation) >= generation
+    return current and (kind not in _COUNTS_UPDATED or status.get("updatedReplicas", 0) >= wanted)
 
 
 def _replica(view: View, pod: Any) -> ReplicaStanding:

@@ -58,7 +58,8 @@ def survey(
     wanted = sorted({(each["apiVersion"], each["kind"]) for each in manifests})
     # The first one with credentials: /version is for everybody.
     resources = [found for each in wanted if (found := api.resource(*each))]
-    denied = _denied(api, [*preflight.rights(resources, namespace, removes=removes, waits=waits), *besides])
+    needed = [*preflight.rights(resources, namespace, removes=removes, waits=waits), *besides]
+    denied = [*_denied(api, list(dict.fromkeys(needed))), *_not_to_give(api, manifests, namespace)]
     there = _there(api, namespace)
     return Found(
         version,
@@ -99,9 +100,32 @@ def _ours(api: Api, resource: Resource, namespace: str) -> list[dict[str, Any]] 
     if not resource.namespaced:
         return []  # nothing outside of the namespace is ours to look over
     try:
-        return api.all(resource, namespace, OURS)
+        found = api.all(resource, namespace, OURS)
     except DeniedError:
         return None
+    # KEDA and KAITO copy our labels onto what they make of our objects, and would make it anew.
+    return [each for each in found if not any(owner.get("controller") for owner in each["metadata"].get("ownerReferences") or ())]
+
+
+def _not_to_give(api: Api, manifests: Sequence[Manifest], namespace: str) -> list[Right]:
+    """What Roles among the objects allow and this user may not: nobody gives what they do not have, but for who may escalate
+    and bind. What is there as it is wanted gives nothing new.
+    """
+    new = [each for each in manifests if each["kind"] in preflight.GIVING and not _is_given(api, each, namespace)]
+    names = {(each.get("roleRef") or each["metadata"])["name"] for each in new}
+    roles = [each for each in manifests if each["kind"] == "Role" and each["metadata"]["name"] in names]
+    lacking = _denied(api, preflight.given(roles, namespace))
+    return lacking if lacking and _denied(api, preflight.giving(new, namespace)) else []
+
+
+def _is_given(api: Api, manifest: Manifest, namespace: str) -> bool:
+    resource = api.resource(manifest["apiVersion"], manifest["kind"])
+    try:
+        there = api.get(resource, namespace, manifest["metadata"]["name"]) if resource else None
+    except DeniedError:
+        return False
+    about = [key for key in ("rules", "roleRef", "subjects") if key in manifest]
+    return there is not None and all(there.get(key) == manifest[key] for key in about)
 
 
 def _denied(api: Api, rights: Sequence[Right]) -> list[Right]:

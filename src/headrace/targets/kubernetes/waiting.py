@@ -16,6 +16,8 @@ _MOST_LOGS = 20
 PAUSE_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0
 """With what does not pass by itself: pods that end meanwhile may free a GPU, and somebody may just be mending it."""
+UNANSWERED_SECONDS = 300.0
+"""Without an answer of the API server: one that is updated is away for minutes."""
 
 _KINDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "workloads": (
@@ -60,11 +62,12 @@ def wait(
     pause: Callable[[float], None],
 ) -> list[Standing]:
     """Until all are ready or asleep, what changes said meanwhile. Raises ReplicaError with what stands in the way when
-    `seconds` are over, or when all that is not ready has been failing for PATIENCE_SECONDS.
+    `seconds` are over, or when all that is not ready has been failing for PATIENCE_SECONDS; ClusterError when the cluster has
+    not answered for UNANSWERED_SECONDS, or lets the user no more.
     """
     begun, told, failing = clock(), dict[str, str](), dict[str, float]()
     while True:
-        found = standings(names, look())
+        found = standings(names, _answered(look, say, begun + seconds, clock, pause))
         now = clock()
         for each in found:
             if told.get(each.model) != each.line:
@@ -82,6 +85,29 @@ def wait(
         if now - begun >= seconds:
             raise _not_ready(left, f"after {seconds:.0f} s")
         pause(min(PAUSE_SECONDS, max(0.0, begun + seconds - now)))
+
+
+def _answered(
+    look: Callable[[], Snapshot],
+    say: Callable[[str], None],
+    until: float,
+    clock: Callable[[], float],
+    pause: Callable[[float], None],
+) -> Snapshot:
+    since: float | None = None
+    while True:
+        try:
+            return look()
+        except DeniedError:
+            raise
+        except ClusterError as error:
+            now = clock()
+            if now >= until or (since is not None and now - since >= UNANSWERED_SECONDS):
+                raise
+            if since is None:
+                since = now
+                say(f"Trying again: {error}")
+        pause(min(PAUSE_SECONDS, until - now))
 
 
 def _not_ready(left: list[Standing], when: str) -> ReplicaError:

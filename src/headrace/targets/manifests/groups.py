@@ -2,15 +2,20 @@
 
 The flags are those of vLLM's multiprocessing executor over several nodes; LeaderWorkerSet sets the variables LWS_* in every
 pod of a group (kubernetes-sigs/lws, pkg/utils/pod). Rendered and checked against the CRD; no cluster has run it.
+
+A group meets at its leader, by a headless Service that LeaderWorkerSet makes, unless one of that name is there; ours does not
+do, it has no addresses of pods that are not ready yet, and a leader is not ready before its workers. Usually that Service is
+called as the LeaderWorkerSet is, which is the model's own name; with a Service for each group it is called as the leader.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from headrace.targets.manifests.base import ENGINE, Cluster, Manifest, Workload, metadata
 from headrace.targets.manifests.network import group
 from headrace.targets.manifests.pods import template
 
-__all__ = ["WORKER", "group", "worker_set"]
+__all__ = ["WORKER", "group", "meeting_places", "worker_set"]
 
 WORKER = "engine-worker"
 """The component of pods that serve nobody by themselves: Service, budget and monitor are of the leaders."""
@@ -34,6 +39,7 @@ def worker_set(cluster: Cluster, load: Workload) -> Manifest:
                 "rollingUpdateConfiguration": {"maxUnavailable": 1, "maxSurge": 0},  # a group more needs its GPUs more
             },
             "startupPolicy": "LeaderCreated",
+            "networkConfig": {"subdomainPolicy": "UniquePerReplica"},
             "leaderWorkerTemplate": {
                 "size": load.machines,
                 "restartPolicy": "RecreateGroupOnPodRestart",
@@ -42,6 +48,11 @@ def worker_set(cluster: Cluster, load: Workload) -> Manifest:
             },
         },
     }
+
+
+def meeting_places(name: str, replicas: int) -> Iterator[str]:
+    """The Services that LeaderWorkerSet makes, which is where groups meet."""
+    return (f"{name}-{group}" for group in range(replicas))
 
 
 def _member(cluster: Cluster, load: Workload, *, leads: bool) -> Manifest:
