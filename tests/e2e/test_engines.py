@@ -55,8 +55,8 @@ def running(served: Served) -> dict[str, int]:
 
 
 async def both_are_ready(served: Served, left: int | None = None) -> None:
-    """Within minutes: two Tritons that start at once take longer than one where others use the cores as well. `left` is the process
-    of one that goes, in whose place there is another by then.
+    """Within minutes: two Tritons that start at once take longer than one where others use the cores as well. `left` is the
+    process of one that goes, in whose place there is another by then.
     """
     served.wait_for("Listening on", PATIENT_SECONDS)
 
