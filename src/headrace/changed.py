@@ -22,10 +22,13 @@ class Followed:
         """They were, and need not be again, whatever is in them. Not so where the system refused: it may not the next time."""
         self._read, self._told = self._seen, None
 
-    def is_news(self, wrong: str) -> bool:
-        """Whether this was not told of them yet."""
+    def is_news(self, wrong: str, *, unread: bool) -> bool:
+        """They were wrong, or the system refused to read them (`unread`); whether that was not told of them yet."""
         told, self._told = self._told, (self._seen, wrong)
-        return told != self._told
+        is_news = told != self._told
+        if not unread:
+            self.read()
+        return is_news
 
 
 def _stamp(path: Path) -> object:

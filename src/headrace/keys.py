@@ -138,16 +138,14 @@ class Source:
         try:
             found = payable(store.keys(), self._currency)
         except KeysError as error:
-            if self._file.is_news(str(error)):
+            if self._file.is_news(str(error), unread=isinstance(error, KeysUnread)):
                 self._say(f"The keys stay as they were: {error}")
-            if isinstance(error, KeysUnread):
-                return
         else:
+            self._file.read()
             self._share()  # also what those took that are revoked: they may be made again
             self.keys = Keys(found, self.keys)
             self._say(f"The keys changed: {', '.join(self.keys.accounts) or 'there are none now'}.")
             self._saved = 0.0  # new ones learn what they took before
-        self._file.read()
 
     def _share(self) -> None:
         self._saved = time.monotonic()

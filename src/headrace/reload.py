@@ -39,7 +39,7 @@ class Reloaded:
         try:
             text = self._content()
         except GatewayFileError as error:
-            if self._file.is_news(str(error)):
+            if self._file.is_news(str(error), unread=True):
                 raise
             return None
         self._file.read()

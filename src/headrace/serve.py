@@ -280,8 +280,8 @@ class _Run:
         """What administrators may ask for finds who does it."""
         self._moves.recover()
         admin, reloads = self._front.admin, self._front.reloads
-        busy = lambda: self._moving() or (self._before.remains if self._before else "")  # noqa: E731
-        reloads.parts = Parts(self._front.gateway, self._loop, self._starts, _limits, _pace, busy)
+        known = (self._front.gateway, self._loop, self._starts, _limits, _pace)
+        reloads.parts = Parts(*known, lambda: self._moving() or (self._before.remains if self._before else ""))
         admin.graduations.graduations, admin.graduations.busy = self._moves, lambda: reloads.under_way
         admin.reloading.reloads = reloads
 

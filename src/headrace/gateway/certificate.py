@@ -73,13 +73,11 @@ class Certificate:
         try:
             self.context, self.not_after = self._read()
         except CertificateError as error:
-            if self._followed.is_news(str(error)):
+            if self._followed.is_news(str(error), unread=isinstance(error, CertificateUnread)):
                 self._say(f"The certificate stays as it was: {error}")
-            if isinstance(error, CertificateUnread):
-                return
         else:
+            self._followed.read()
             self._say(f"TLS: another certificate is in force, good until {_day(self.not_after)}{self._left()}.")
-        self._followed.read()
 
     def _remark(self) -> None:
         """Say once of each certificate that its end is near, and once that it is over."""

@@ -29,14 +29,20 @@ async def test_a_model_that_is_added_appears(world):
     assert (await world.ask(chat(model="gpt-4o"))).status == 404  # an alias of before
 
 
-async def test_a_model_that_is_removed_answers_what_it_has_and_takes_nothing_new(world):
-    gate = Gate()
+async def one_runs_and_one_waits(world, gate):
+    """Two clients of a replica with one slot, whose engine answers when the gate lets it."""
     await world.engine(gate, slots=1)
     running, waiting = await world.client(), await world.client()
     await running.send(chat())
     await eventually(lambda: world.running == 1, "one runs")
     await waiting.send(chat())
     await eventually(lambda: world.waiting == 1, "one waits")
+    return running, waiting
+
+
+async def test_a_model_that_is_removed_answers_what_it_has_and_takes_nothing_new(world):
+    gate = Gate()
+    running, waiting = await one_runs_and_one_waits(world, gate)
     reload(world, STATUSES[1])
     assert (await world.ask(chat())).status == 404
     assert b'"chat"' not in (await world.ask(get("/v1/models"))).body
@@ -76,12 +82,7 @@ async def test_who_waits_for_a_removed_model_without_a_replica_is_told(world):
 
 async def test_who_waits_for_a_removed_model_whose_replica_drains_is_told(world):
     gate = Gate()
-    await world.engine(gate, slots=1)
-    running, waiting = await world.client(), await world.client()
-    await running.send(chat())
-    await eventually(lambda: world.running == 1, "one runs")
-    await waiting.send(chat())
-    await eventually(lambda: world.waiting == 1, "one waits")
+    running, waiting = await one_runs_and_one_waits(world, gate)
     world.changes("chat-1", slots=0)
     reload(world, STATUSES[1])
     answer = await waiting.answer()
